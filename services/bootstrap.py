@@ -1,0 +1,35 @@
+"""What every process's composition root does first: settings, a life, its log, its metrics, its failpoints."""
+
+import os
+import uuid
+
+import msgspec
+
+from services.failpoints import Failpoints
+from services.settings import Settings, read_settings
+from services.telemetry.logs import Log
+from services.telemetry.metrics import Metrics
+
+
+class Process(msgspec.Struct, frozen=True):
+    """What a running process has."""
+
+    settings: Settings
+    life: uuid.UUID  # one an incarnation: carried by every row and call that it makes
+    log: Log
+    metrics: Metrics
+    failpoints: Failpoints
+
+
+def start_process() -> Process:
+    """Read the environment and begin: the first line in the log says which life this is.
+
+    Raises SettingsError when the environment does not fit.
+    """
+    settings = read_settings()
+    life = uuid.uuid4()
+    log = Log(settings.process, str(life), settings.log_file)
+    log.capture_logging()
+    log.event("process.started", pid=os.getpid())
+    failpoints = Failpoints(settings.process, settings.supervisor, settings.token, allowed=settings.faults)
+    return Process(settings, life, log, Metrics(settings.process, str(life)), failpoints)

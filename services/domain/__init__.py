@@ -1,0 +1,1 @@
+"""Pure words and decisions of the lab: no I/O, no framework, nothing that a process owns."""

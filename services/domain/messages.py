@@ -1,0 +1,152 @@
+"""The envelope: how an intent becomes a Kafka record, and what a record may be.
+
+CloudEvents 1.0, Kafka protocol binding, binary content mode (the attributes are headers, the value is the data),
+with W3C Trace Context in `traceparent` and `tracestate`, and two extensions of the lab's own.
+"""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Final
+from uuid import UUID
+
+import msgspec
+
+from services.domain.effects import Effect, parse_effects
+from services.domain.orders import Order, Refund
+
+Payload = Order | Refund
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """One kind of business event: its API path, its database, its topic, its type and its payload."""
+
+    name: str  # process and database
+    path: str
+    topic: str
+    partitions: int
+    type: str  # ce_type, with the version at its end
+    payload: type[Payload]
+
+    @property
+    def source(self) -> str:
+        """CloudEvents `source`."""
+        return f"/{self.name}"
+
+
+ORDERS: Final = Kind("orders", "/orders", "orders.v1", 6, "lab.order.placed.v1", Order)
+REFUNDS: Final = Kind("refunds", "/refunds", "refunds.v1", 2, "lab.refund.requested.v1", Refund)
+KINDS: Final = (ORDERS, REFUNDS)
+KIND_OF_TYPE: Final = {kind.type: kind for kind in KINDS}
+_DECODERS: Final = {kind.type: msgspec.json.Decoder(kind.payload) for kind in KINDS}
+
+EFFECTS_HEADER: Final = "lab-effects"  # on requests and records: which effects this message wants
+RUN_HEADER: Final = "lab-run"  # on requests and records: the run it belongs to
+
+Headers = Sequence[tuple[str, bytes]]
+
+
+class Coordinates(msgspec.Struct, frozen=True, order=True):
+    """Where a record lies."""
+
+    topic: str
+    partition: int
+    offset: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}/{self.offset}"
+
+
+class Message(msgspec.Struct, frozen=True):
+    """A decoded record."""
+
+    id: UUID
+    kind: Kind
+    key: str
+    payload: Payload
+    digest: bytes  # SHA-256 over type and value bytes: the same id with another digest is a conflict
+    effects: tuple[Effect, ...]
+    run: str
+    at: Coordinates
+    traceparent: str = ""
+
+
+class Undecodable(ValueError):
+    """A record that no arm can apply: `reason` is a closed word, the text says what was found."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def digest(type_: str, value: bytes) -> bytes:
+    """SHA-256 over the type and the value bytes, the payload's identity."""
+    return hashlib.sha256(type_.encode() + b"\0" + value).digest()
+
+
+def record_headers(
+    *,
+    message_id: UUID,
+    kind: Kind,
+    time: datetime,
+    extra: Iterable[tuple[str, str]] = (),
+) -> list[tuple[str, bytes]]:
+    """Headers of the record of an outbox row; `extra` holds trace context, effects and run."""
+    headers = [
+        ("ce_specversion", b"1.0"),
+        ("ce_id", str(message_id).encode()),
+        ("ce_type", kind.type.encode()),
+        ("ce_source", kind.source.encode()),
+        ("ce_time", time.astimezone(UTC).isoformat().encode()),
+        ("content-type", b"application/json"),
+    ]
+    headers += [(name, value.encode()) for name, value in extra]
+    return headers
+
+
+def message_id_of(headers: Headers) -> UUID | None:
+    """The message id that the headers carry, if they carry one at all (an auditor's view: no more is judged)."""
+    for name, value in headers:
+        if name == "ce_id":
+            try:
+                return UUID(value.decode())
+            except ValueError:
+                return None
+    return None
+
+
+def decode(key: bytes | None, value: bytes | None, headers: Headers, at: Coordinates) -> Message:
+    """Decode a record once, strictly.
+
+    Raises Undecodable with reason `no_message_id`, `unknown_type`, `undecodable` or `invalid`.
+    """
+    fields = {name: data.decode("utf-8", "replace") for name, data in headers if data is not None}
+    message_id = message_id_of([(name, data) for name, data in headers if data is not None])
+    if message_id is None:
+        raise Undecodable("no_message_id", f"ce_id is {fields.get('ce_id', '')[:80]!r}")
+    type_ = fields.get("ce_type", "")
+    kind = KIND_OF_TYPE.get(type_)
+    if kind is None:
+        raise Undecodable("unknown_type", f"ce_type is {type_[:80]!r}")
+    if key is None or value is None:
+        raise Undecodable("undecodable", "the key or the value is null")
+    try:
+        payload = _DECODERS[type_].decode(value)
+        effects = parse_effects(fields.get(EFFECTS_HEADER, "record"))
+        text_key = key.decode()
+    except msgspec.ValidationError as error:
+        raise Undecodable("invalid", str(error)[:300]) from None
+    except ValueError as error:  # cut JSON, bytes that are not UTF-8, effects that do not exist
+        raise Undecodable("undecodable", str(error)[:300]) from None
+    return Message(
+        id=message_id,
+        kind=kind,
+        key=text_key,
+        payload=payload,
+        digest=digest(type_, value),
+        effects=effects,
+        run=fields.get(RUN_HEADER, ""),
+        at=at,
+        traceparent=fields.get("traceparent", ""),
+    )

@@ -1,0 +1,1 @@
+"""Postgres, as the processes share it: connections and named statements."""

@@ -1,0 +1,1 @@
+"""Telemetry: one catalogue, from which alone metrics and log events can be made."""

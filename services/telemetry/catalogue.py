@@ -1,0 +1,109 @@
+"""Every metric and log event of the lab, declared once. Code can emit nothing else.
+
+Names and units follow OpenTelemetry (UCUM units); `prometheus` is the exact name that Prometheus sees.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+
+class Metric(msgspec.Struct, frozen=True):
+    """One instrument. `labels` are closed sets: message ids, keys and paths are never labels."""
+
+    name: str
+    kind: Literal["counter", "gauge"]
+    unit: str
+    prometheus: str
+    description: str
+    labels: tuple[str, ...] = ()
+
+
+class Event(msgspec.Struct, frozen=True):
+    """One kind of log line."""
+
+    name: str
+    description: str
+
+
+METRICS: Final = {
+    metric.name: metric
+    for metric in (
+        Metric(
+            "delivery.dedup.decisions",
+            "counter",
+            "{decision}",
+            "delivery_dedup_decisions_total",
+            "Decisions about a message met again: first, duplicate, resumed or conflict.",
+            ("hop", "arm", "decision"),
+        ),
+        Metric(
+            "delivery.effects",
+            "counter",
+            "{effect}",
+            "delivery_effects_total",
+            "Effects by outcome, as the process that caused them saw them.",
+            ("arm", "effect", "outcome"),
+        ),
+        Metric(
+            "delivery.dead_letters",
+            "counter",
+            "{message}",
+            "delivery_dead_letters_total",
+            "Records that an arm will never apply, by reason.",
+            ("arm", "reason"),
+        ),
+        Metric(
+            "delivery.offset_commits",
+            "counter",
+            "{commit}",
+            "delivery_offset_commits_total",
+            "Offset commits of a consumer arm.",
+            ("arm", "outcome"),
+        ),
+        Metric(
+            "messaging.client.sent.messages",
+            "counter",
+            "{message}",
+            "messaging_client_sent_messages_total",
+            "Messages that a producer tried to send to the broker, by outcome.",
+            ("topic", "outcome"),
+        ),
+        Metric(
+            "messaging.client.consumed.messages",
+            "counter",
+            "{message}",
+            "messaging_client_consumed_messages_total",
+            "Messages delivered to the application.",
+            ("arm", "topic"),
+        ),
+        Metric(
+            "delivery.retries",
+            "counter",
+            "{retry}",
+            "delivery_retries_total",
+            "Calls repeated after a retryable failure.",
+            ("arm", "reason"),
+        ),
+    )
+}
+
+EVENTS: Final = {
+    event.name: event
+    for event in (
+        Event("process.started", "A process began: its name, pid and life."),
+        Event("process.stopping", "A process was asked to end and lets go of what it holds."),
+        Event("log.message", "A line of a library's own logging."),
+        Event("offset.received", "A chunk of a partition was handed to an arm: first and last offset, count."),
+        Event("offset.applied", "All effects of a chunk are done."),
+        Event("offset.committed", "The broker confirmed a group's new position."),
+        Event("offset.revoked", "Partitions were taken from this process."),
+        Event("dedup.decision", "A message id was met again: where it was first seen, and what was decided."),
+        Event("dead_letter", "A record that this arm will never apply: its coordinates and the reason."),
+        Event("call.retried", "A call failed in a way that may pass; it is made again."),
+        Event("relay.shards", "The outbox shards that this relay owns changed."),
+        Event("relay.rewound", "A publication failed; the relay starts again from the table."),
+        Event("relay.set_aside", "The broker refuses a row for ever; it was moved out of the way."),
+        Event("email.uncertain", "An email was claimed by a life that ended: whether it was sent cannot be known."),
+    )
+}
