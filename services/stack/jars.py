@@ -1,0 +1,115 @@
+"""Kafka's jars: a checked-in list of coordinates with SHA-256, fetched by jgo's resolver into a cache outside the clone.
+
+`python -m services.stack.jars lock` resolves the list anew (development only).
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from jgo.maven import MavenContext
+
+from services.stack.errors import StackError
+
+LOCK: Final = Path(__file__).with_name("jars.lock")
+KAFKA: Final = "org.apache.kafka:kafka_2.13:4.3.1"
+# Kafka's own slf4j is 1.7: without this binding it logs nothing. Resolved alone: beside Kafka it drags in old clients.
+LOG_BINDING: Final = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
+
+
+class Jar(msgspec.Struct, frozen=True):
+    """One line of the lock: `group:artifact:version sha256`."""
+
+    group: str
+    artifact: str
+    version: str
+    sha256: str
+
+    @property
+    def file_name(self) -> str:
+        return f"{self.artifact}-{self.version}.jar"
+
+
+def cache_dir() -> Path:
+    """Where downloads are kept, outside any clone: `$LAB_CACHE`, else the user's cache folder."""
+    if chosen := os.environ.get("LAB_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "delivery-lab"
+
+
+def locked() -> list[Jar]:
+    """The jars of the lock file."""
+    jars = []
+    for line in LOCK.read_text().splitlines():
+        if line and not line.startswith("#"):
+            coordinates, sha256 = line.split()
+            jars.append(Jar(*coordinates.split(":"), sha256))
+    return jars
+
+
+def missing(folder: Path) -> list[Jar]:
+    """Jars that are not yet in `folder`. A file there was checked before it got its name."""
+    return [jar for jar in locked() if not (folder / jar.file_name).exists()]
+
+
+def install(progress: Callable[[int, int], None]) -> Path:
+    """Bring every jar into the cache, checked; returns the folder. Interrupted, it goes on where it stopped.
+
+    `progress(done, total)` is called after each jar. Raises StackError when offline or when a checksum is wrong.
+    """
+    folder = cache_dir() / "jars"
+    folder.mkdir(parents=True, exist_ok=True)
+    todo = missing(folder)
+    total = len(locked())
+    with ThreadPoolExecutor(4) as workers:
+        for number, _ in enumerate(workers.map(lambda jar: _fetch(jar, folder), todo), 1):
+            progress(total - len(todo) + number, total)
+    return folder
+
+
+def _fetch(jar: Jar, folder: Path) -> None:
+    try:
+        context = MavenContext(repo_cache=cache_dir() / "maven", timeout=60)
+        source = context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
+    except Exception as error:
+        raise StackError(
+            f"could not download {jar.group}:{jar.artifact}:{jar.version} ({type(error).__name__}); "
+            "connect to the network and run the command again: it goes on where it stopped"
+        ) from error
+    if hashlib.sha256(Path(source).read_bytes()).hexdigest() != jar.sha256:
+        raise StackError(f"{source} does not have the checksum of {LOCK.name}; delete it and run the command again")
+    part = folder / (jar.file_name + ".part")
+    shutil.copyfile(source, part)
+    part.rename(folder / jar.file_name)
+    Path(source).unlink()
+
+
+def _resolve() -> Iterator[Jar]:
+    import jgo  # noqa: PLC0415  # development only
+
+    seen: dict[str, str] = {}
+    for endpoint in (KAFKA, LOG_BINDING):
+        for dependency in jgo.build(endpoint).lockfile.dependencies:
+            name = f"{dependency.groupId}:{dependency.artifactId}"
+            if name not in seen:
+                seen[name] = dependency.version
+                yield Jar(dependency.groupId, dependency.artifactId, dependency.version, dependency.sha256)
+
+
+def main() -> None:
+    """Write the lock file anew."""
+    if sys.argv[1:] != ["lock"]:
+        sys.exit("usage: python -m services.stack.jars lock")
+    jars = sorted(_resolve(), key=lambda jar: (jar.group, jar.artifact))
+    head = f"# {KAFKA} and {LOG_BINDING}, with all that they need; made by `python -m services.stack.jars lock`\n"
+    LOCK.write_text(head + "".join(f"{j.group}:{j.artifact}:{j.version} {j.sha256}\n" for j in jars))
+
+
+if __name__ == "__main__":
+    main()

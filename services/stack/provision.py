@@ -1,0 +1,98 @@
+"""Databases, tables, topics and group starting points: made if they are missing, never changed. Runs at every start.
+
+Runs as a process of its own (`python -m services.stack.provision`), in the native stack and under compose alike.
+"""
+
+import asyncio
+from pathlib import Path
+from typing import Any, Final
+
+import asyncpg
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
+
+from services.broker.topics import MAIN_TOPICS, TOPICS
+from services.domain.arms import CONSUMER_ARMS
+from services.domain.messages import KINDS
+from services.settings import Settings, read_settings
+from services.storage.postgres import connect
+
+SERVICES: Final = Path(__file__).parent.parent
+_WAIT_S: Final = 30
+
+
+async def provision(settings: Settings) -> None:
+    """Make what is missing on both Postgres servers and on the broker."""
+    await asyncio.gather(
+        _databases(settings), asyncio.to_thread(_topics, settings.kafka)
+    )
+
+
+async def _databases(settings: Settings) -> None:
+    accept = (SERVICES / "accept" / "schema.sql").read_text()
+    for kind in KINDS:
+        await _database(settings.postgres, kind.name, [accept])
+    payments = SERVICES / "payments" / "schema"
+    scripts = []
+    for arm in CONSUMER_ARMS.values():
+        for name in ("common", arm.name):
+            if (file := payments / f"{name}.sql").exists():
+                scripts.append(file.read_text().replace("{schema}", arm.schema))
+    await _database(settings.postgres, "payments", scripts)
+    await _database(settings.ledger, "provider", [(SERVICES / "provider" / "schema.sql").read_text()])
+
+
+async def _database(server: str, name: str, scripts: list[str]) -> None:
+    admin = await connect(server, "postgres", name="provision")
+    try:
+        if not await admin.fetchval("SELECT true FROM pg_database WHERE datname = $1", name):
+            # names come from the code's own tables, never from input
+            await admin.execute(f'CREATE DATABASE "{name}"')
+    except asyncpg.DuplicateDatabaseError:
+        pass  # another provisioning was quicker
+    finally:
+        await admin.close()
+    database = await connect(server, name, name="provision")
+    try:
+        async with database.transaction():
+            await database.execute("SELECT pg_advisory_xact_lock(7)")
+            await database.execute("SET LOCAL client_min_messages = warning")
+            for script in scripts:
+                await database.execute(script)
+    finally:
+        await database.close()
+
+
+def _topics(bootstrap: str) -> None:
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    there = admin.list_topics(timeout=_WAIT_S).topics
+    new = [NewTopic(topic.name, topic.partitions, 1) for topic in TOPICS if topic.name not in there]
+    for future in admin.create_topics(new, operation_timeout=_WAIT_S).values() if new else ():
+        future.result()
+    for arm in CONSUMER_ARMS.values():
+        _start_group(admin, arm.group)
+
+
+def _start_group(admin: Any, group: str) -> None:
+    """A group without offsets starts at the log's start: once, here, and never by `auto.offset.reset` later."""
+    partitions = [TopicPartition(topic.name, p) for topic in MAIN_TOPICS for p in range(topic.partitions)]
+    request = [ConsumerGroupTopicPartitions(group, partitions)]
+    (committed,) = admin.list_consumer_group_offsets(request).values()
+    without = [p for p in committed.result().topic_partitions if p.offset < 0]
+    if not without:
+        return
+    starts = admin.list_offsets({TopicPartition(p.topic, p.partition): OffsetSpec.earliest() for p in without})
+    positions = [TopicPartition(p.topic, p.partition, future.result().offset) for p, future in starts.items()]
+    (done,) = admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, positions)]).values()
+    for partition in done.result().topic_partitions:
+        if partition.error is not None:
+            raise KafkaException(partition.error)
+
+
+def main() -> None:
+    """Provision with the settings of the environment."""
+    asyncio.run(provision(read_settings()))
+
+
+if __name__ == "__main__":
+    main()
