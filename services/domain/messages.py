@@ -4,6 +4,7 @@ CloudEvents 1.0, Kafka protocol binding, binary content mode (the attributes are
 with W3C Trace Context in `traceparent` and `tracestate`, and two extensions of the lab's own.
 """
 
+import builtins
 import hashlib
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
@@ -26,7 +27,7 @@ class Kind(msgspec.Struct, frozen=True):
     topic: str
     partitions: int
     type: str  # ce_type, with the version at its end
-    payload: type[Payload]
+    payload: "builtins.type[Payload]"
 
     @property
     def source(self) -> str:
@@ -38,7 +39,9 @@ ORDERS: Final = Kind("orders", "/orders", "orders.v1", 6, "lab.order.placed.v1",
 REFUNDS: Final = Kind("refunds", "/refunds", "refunds.v1", 2, "lab.refund.requested.v1", Refund)
 KINDS: Final = (ORDERS, REFUNDS)
 KIND_OF_TYPE: Final = {kind.type: kind for kind in KINDS}
-_DECODERS: Final = {kind.type: msgspec.json.Decoder(kind.payload) for kind in KINDS}
+_DECODERS: Final[dict[str, msgspec.json.Decoder[Payload]]] = {
+    kind.type: msgspec.json.Decoder(kind.payload) for kind in KINDS
+}
 
 EFFECTS_HEADER: Final = "lab-effects"  # on requests and records: which effects this message wants
 RUN_HEADER: Final = "lab-run"  # on requests and records: the run it belongs to

@@ -1,4 +1,4 @@
-"""Kafka's jars: a checked-in list of coordinates with SHA-256, fetched by jgo's resolver into a cache outside the clone.
+"""Kafka's jars: a checked-in list of coordinates with SHA-256, fetched by jgo into a cache outside the clone.
 
 `python -m services.stack.jars lock` resolves the list anew (development only).
 """
@@ -49,7 +49,8 @@ def locked() -> list[Jar]:
     for line in LOCK.read_text().splitlines():
         if line and not line.startswith("#"):
             coordinates, sha256 = line.split()
-            jars.append(Jar(*coordinates.split(":"), sha256))
+            group, artifact, version = coordinates.split(":")
+            jars.append(Jar(group, artifact, version, sha256))
     return jars
 
 

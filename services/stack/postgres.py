@@ -39,7 +39,7 @@ def initialise(data: Path, password: str) -> None:
     ]  # fmt: skip
     try:
         setup = child_setup(signal.SIGKILL, unprivileged=True)
-        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=setup, check=False)  # noqa: PLW1509
+        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=setup, check=False)
     except subprocess.SubprocessError as error:
         raise StackError(
             "Postgres refuses to run as root, and this machine does not allow a user namespace to run it in: "

@@ -23,9 +23,7 @@ _WAIT_S: Final = 30
 
 async def provision(settings: Settings) -> None:
     """Make what is missing on both Postgres servers and on the broker."""
-    await asyncio.gather(
-        _databases(settings), asyncio.to_thread(_topics, settings.kafka)
-    )
+    await asyncio.gather(_databases(settings), asyncio.to_thread(_topics, settings.kafka))
 
 
 async def _databases(settings: Settings) -> None:
@@ -33,11 +31,12 @@ async def _databases(settings: Settings) -> None:
     for kind in KINDS:
         await _database(settings.postgres, kind.name, [accept])
     payments = SERVICES / "payments" / "schema"
-    scripts = []
-    for arm in CONSUMER_ARMS.values():
-        for name in ("common", arm.name):
-            if (file := payments / f"{name}.sql").exists():
-                scripts.append(file.read_text().replace("{schema}", arm.schema))
+    scripts = [
+        file.read_text().replace("{schema}", arm.schema)
+        for arm in CONSUMER_ARMS.values()
+        for name in ("common", arm.name)
+        if (file := payments / f"{name}.sql").exists()
+    ]
     await _database(settings.postgres, "payments", scripts)
     await _database(settings.ledger, "provider", [(SERVICES / "provider" / "schema.sql").read_text()])
 

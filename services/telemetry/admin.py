@@ -8,7 +8,7 @@ from services.telemetry.metrics import Metrics
 
 
 async def serve_admin(bind: str, port: int, metrics: Metrics, ready: Callable[[], str]) -> web.AppRunner:
-    """Start the endpoint in the running loop. `ready` returns an empty text when the process is, else what it waits for.
+    """Start the endpoint in the running loop. `ready` returns an empty text, or what the process waits for.
 
     Raises OSError when the port is taken. The caller ends it with `cleanup()`.
     """

@@ -93,6 +93,11 @@ EVENTS: Final = {
     for event in (
         Event("process.started", "A process began: its name, pid and life."),
         Event("process.stopping", "A process was asked to end and lets go of what it holds."),
+        Event("part.started", "The supervisor started a process."),
+        Event("part.exited", "A process ended, with its exit code (negative: the signal)."),
+        Event("part.failed", "A process ended too often and is not started again."),
+        Event("part.killed", "A process did not end when asked to, or grew over its memory bound, and was killed."),
+        Event("fault", "A fault began or ended: what, on whom, by whom."),
         Event("log.message", "A line of a library's own logging."),
         Event("offset.received", "A chunk of a partition was handed to an arm: first and last offset, count."),
         Event("offset.applied", "All effects of a chunk are done."),

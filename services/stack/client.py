@@ -1,0 +1,68 @@
+"""The CLI's side of the supervisor's API."""
+
+import http.client
+import json
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+from services.stack.home import Home
+
+
+class NotUp(Exception):
+    """No supervisor answers for this lab."""
+
+
+class Refused(Exception):
+    """The supervisor refused a request; `status` is the HTTP status, the text says why."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+
+
+def call(home: Home, method: str, path: str, body: Any = None, *, timeout_s: float = 60) -> dict[str, Any]:
+    """One request to the supervisor.
+
+    Raises NotUp when none runs, Refused with its sentence when it says no.
+    """
+    if home.read_state() is None:
+        raise NotUp("the lab is not up: start it with `lab up`")
+    connection = http.client.HTTPConnection(urlsplit(home.supervisor_url).netloc, timeout=timeout_s)
+    headers = {"Authorization": f"Bearer {home.secret('token')}", "Content-Type": "application/json"}
+    try:
+        connection.request(method, path, body=None if body is None else json.dumps(body), headers=headers)
+        response = connection.getresponse()
+        answer: dict[str, Any] = json.loads(response.read() or b"{}")
+    except (OSError, ValueError) as error:
+        raise NotUp(
+            f"the lab's supervisor does not answer ({error}); see `lab logs supervisor`, or `lab down`"
+        ) from error
+    finally:
+        connection.close()
+    if response.status != 200:
+        raise Refused(response.status, str(answer.get("error", answer)))
+    return answer
+
+
+def status(home: Home) -> dict[str, Any]:
+    """What `lab status` says; of a lab that is not up, too."""
+    try:
+        answer = call(home, "GET", "/status", timeout_s=5)
+    except NotUp:
+        return {"state": "down", "processes": [], "urls": {}}
+    return answer
+
+
+def act(home: Home, action: str, name: str, *, hold: bool = False) -> dict[str, Any]:
+    """Kill, freeze, thaw or restart a process or all replicas of a part."""
+    return call(home, "POST", f"/process/{action}", {"name": name, "hold": hold})
+
+
+def arm(home: Home, failpoint: str, action: str) -> dict[str, Any]:
+    """Arm a failpoint in every process that has it."""
+    return call(home, "POST", "/failpoints", {"failpoint": failpoint, "action": action})
+
+
+def clear(home: Home, failpoint: str | None = None) -> dict[str, Any]:
+    """Disarm one failpoint or all."""
+    return call(home, "DELETE", "/failpoints" + (f"?failpoint={quote(failpoint)}" if failpoint else ""))

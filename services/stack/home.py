@@ -1,0 +1,107 @@
+"""Where a lab lives: its folders, ports, secrets and addresses."""
+
+import json
+import os
+import secrets
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from services.stack.parts import PARTS, SUPERVISOR_PORT, Part
+
+
+class Home(msgspec.Struct, frozen=True):
+    """One lab. Two labs with different folders and port bases run beside each other."""
+
+    path: Path
+    port_base: int
+    bind: str = "127.0.0.1"
+
+    @classmethod
+    def from_environment(cls) -> "Home":
+        """LAB_HOME (default `.lab`) and LAB_PORT_BASE (default 21000).
+
+        Raises ValueError when the port base is no number or leaves no room below 65536.
+        """
+        text = os.environ.get("LAB_PORT_BASE", "21000")
+        if not text.isdecimal() or not 1024 <= int(text) <= 65_000:
+            raise ValueError(f"LAB_PORT_BASE={text!r}: say a number from 1024 to 65000")
+        return cls(Path(os.environ.get("LAB_HOME", ".lab")).resolve(), int(text))
+
+    @property
+    def data(self) -> Path:
+        return self.path / "data"
+
+    @property
+    def logs(self) -> Path:
+        return self.path / "logs"
+
+    @property
+    def run(self) -> Path:
+        """State of the running lab; secrets."""
+        return self.path / "run"
+
+    @property
+    def ledger(self) -> Path:
+        """The client ledger: what the load saw."""
+        return self.path / "ledger"
+
+    def log_file(self, name: str) -> Path:
+        return self.logs / f"{name}.log"
+
+    def create(self) -> None:
+        """Make the folders; what lies in them is for the owner alone."""
+        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.data, self.logs, self.run, self.ledger, self.path / "runs"):
+            folder.mkdir(exist_ok=True)
+
+    def port(self, offset: int) -> int:
+        return self.port_base + offset
+
+    def secret(self, name: str) -> str:
+        """A secret of this lab (the database password, the token), drawn once."""
+        file = self.run / f"{name}.secret"
+        if not file.exists():
+            file.touch(mode=0o600)
+            file.write_text(secrets.token_urlsafe(24))
+        return file.read_text()
+
+    @property
+    def supervisor_url(self) -> str:
+        return f"http://{self.bind}:{self.port(SUPERVISOR_PORT)}"
+
+    def postgres_url(self, part: str) -> str:
+        """Address of the server `postgres` or `ledger`, with the password, without a database."""
+        return f"postgresql://lab:{self.secret('postgres')}@{self.bind}:{self.port(PARTS[part].port)}"
+
+    def http_url(self, part: Part) -> str:
+        return f"http://{self.bind}:{self.port(part.port)}"
+
+    def addresses(self) -> dict[str, str]:
+        """LAB_… addresses as processes, shells and a user's own consumer read them."""
+        return {
+            "LAB_KAFKA": f"{self.bind}:{self.port(PARTS['kafka'].port)}",
+            "LAB_POSTGRES": self.postgres_url("postgres"),
+            "LAB_LEDGER": self.postgres_url("ledger"),
+            "LAB_PROVIDER": self.http_url(PARTS["provider"]),
+            "LAB_PROMETHEUS": self.http_url(PARTS["prometheus"]),
+            "LAB_SUPERVISOR": self.supervisor_url,
+        }
+
+    def urls(self) -> dict[str, str]:
+        """What a person or a client may open."""
+        return {name: self.http_url(part) for name, part in PARTS.items() if part.port and _speaks_http(part)}
+
+    def read_state(self) -> dict[str, Any] | None:
+        """What the running supervisor wrote of itself, or None; a half-written or stale file counts as none."""
+        try:
+            state: dict[str, Any] = json.loads((self.run / "supervisor.json").read_text())
+            os.kill(int(state["pid"]), 0)
+        except (OSError, ValueError, KeyError):
+            return None
+        return state
+
+
+def _speaks_http(part: Part) -> bool:
+    return part.kind in ("service", "prometheus")

@@ -1,0 +1,97 @@
+"""From a row of the table to a command line: what is run, with which environment, and how it is asked to end."""
+
+import os
+import signal
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from services.stack import kafka, postgres, prometheus
+from services.stack.home import Home
+from services.stack.jars import cache_dir
+from services.stack.parts import PARTS, Part
+
+# Settings that a user may give to `lab up` for all processes; the rest is the table's.
+PASSED_ON: Final = (
+    "LAB_SESSION_TIMEOUT_S", "LAB_HEARTBEAT_S", "LAB_CHUNK", "LAB_PROVIDER_TIMEOUT_S", "LAB_PROVIDER_CONCURRENCY",
+    "LAB_KEY_LIFETIME_S", "LAB_RELAY_BATCH", "LAB_RELAY_IDLE_POLL_MS", "LAB_POOL_SIZE",
+)  # fmt: skip
+
+
+class Launch(msgspec.Struct, frozen=True):
+    """How one process is started and ended."""
+
+    command: list[str]
+    environment: dict[str, str]
+    stop_signal: signal.Signals = signal.SIGTERM
+    death_signal: signal.Signals = signal.SIGKILL
+    unprivileged: bool = False
+    stop_timeout_s: float = 8.0
+
+
+def launch(part: Part, replica: int, home: Home, *, faults: bool) -> Launch:
+    """The launch of one replica of a part."""
+    if part.kind == "postgres":
+        # SIGINT is Postgres's fast shutdown: open transactions are rolled back, the data is left clean.
+        return Launch(
+            postgres.command(home.data / part.name, home.bind, home.port(part.port)),
+            postgres.environment(),
+            stop_signal=signal.SIGINT,
+            death_signal=signal.SIGINT,
+            unprivileged=True,
+            stop_timeout_s=15.0,
+        )
+    if part.kind == "kafka":
+        command = kafka.command(home.run, cache_dir() / "jars", part.memory_mb)
+        return Launch(command, _plain_environment(), stop_timeout_s=20.0)
+    if part.kind == "prometheus":
+        binary = prometheus.find_binary() or Path("prometheus")
+        return Launch(prometheus.command(binary, home), _plain_environment())
+    command = [sys.executable, "-m", part.module, *part.arguments]
+    return Launch(command, service_environment(part, replica, home, os.environ, faults=faults))
+
+
+def service_environment(
+    part: Part, replica: int, home: Home, given: Mapping[str, str], *, faults: bool
+) -> dict[str, str]:
+    """The environment of a Python process of the lab: every setting by name, little inherited."""
+    name = part.instance(replica)
+    settings = {
+        "LAB_PROCESS": name,
+        "LAB_HOME": str(home.path),
+        "LAB_BIND": home.bind,
+        "LAB_PORT_BASE": str(home.port_base),
+        "LAB_HTTP_PORT": str(home.port(part.port) if part.port else 0),
+        "LAB_ADMIN_PORT": str(home.port(part.admin_port + replica) if part.admin_port else 0),
+        "LAB_LOG_FILE": str(home.log_file(name)),
+        "LAB_TOKEN": home.secret("token"),
+        "LAB_FAULTS": "1" if faults else "0",
+        **{name: value for name, value in home.addresses().items() if name != "LAB_PROMETHEUS"},
+        **{name: given[name] for name in PASSED_ON if name in given},
+    }
+    root = Path(__file__).parent.parent.parent
+    python = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(root), "MALLOC_ARENA_MAX": "2"}
+    return {**_plain_environment(), **python, **settings}
+
+
+def _plain_environment() -> dict[str, str]:
+    keep = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LAB_CACHE")
+    return {"TZ": "UTC", **{name: os.environ[name] for name in keep if name in os.environ}}
+
+
+def order_of_start() -> list[str]:
+    """Part names, each after all that it depends on; the reverse is the order of the end."""
+    ordered: list[str] = []
+
+    def visit(name: str) -> None:
+        for dependency in PARTS[name].after:
+            visit(dependency)
+        if name not in ordered:
+            ordered.append(name)
+
+    for name in PARTS:
+        visit(name)
+    return ordered

@@ -1,0 +1,133 @@
+"""The table of parts: every process of the lab. It makes the native stack; compose is checked against it."""
+
+from collections.abc import Iterator, Mapping
+from typing import Final, Literal
+
+import msgspec
+
+from services.domain.arms import CONSUMER_ARMS
+
+Kind = Literal["postgres", "kafka", "prometheus", "service", "task"]
+Dependencies = tuple[str, ...]
+
+SUPERVISOR_PORT: Final = 100  # offsets from LAB_PORT_BASE
+SERVERS: Final[Dependencies] = ("postgres", "ledger", "kafka")
+
+
+class Part(msgspec.Struct, frozen=True, kw_only=True):
+    """One row: a process of the lab. Ports are offsets from LAB_PORT_BASE; 0 means that it has none."""
+
+    name: str
+    kind: Kind
+    gloss: str
+    after: Dependencies = ()  # parts that must be ready first
+    module: str = ""  # python -m MODULE ARGUMENTS
+    arguments: tuple[str, ...] = ()
+    port: int = 0
+    second_port: int = 0  # Kafka's controller
+    admin_port: int = 0  # of replica 0; replica n listens n above it
+    memory_mb: int = 400  # bound: JVM heap for Kafka, resident size for the rest
+    replicas: int = 1
+    replicable: bool = False  # replicas are named part#n
+    optional: bool = False  # the lab goes on without it
+
+    def instance(self, replica: int) -> str:
+        """The process name of a replica."""
+        return f"{self.name}#{replica}" if self.replicable else self.name
+
+
+def _consumer_parts() -> Iterator[Part]:
+    for number, arm in enumerate(CONSUMER_ARMS.values()):
+        yield Part(
+            name=f"arm.{arm.name}",
+            kind="service",
+            gloss=arm.gloss,
+            after=("provision", "provider"),
+            module="services.payments",
+            arguments=(arm.name,),
+            admin_port=120 + 10 * number,
+            replicable=True,
+        )
+
+
+PARTS: Final[Mapping[str, Part]] = {
+    part.name: part
+    for part in (
+        Part(name="postgres", kind="postgres", gloss="intents, outboxes, payments", port=1, memory_mb=2000),
+        Part(name="ledger", kind="postgres", gloss="the ledgers that no fault touches", port=4, memory_mb=2000),
+        Part(name="kafka", kind="kafka", gloss="the broker", port=2, second_port=3, memory_mb=768),
+        Part(
+            name="prometheus",
+            kind="prometheus",
+            gloss="metrics",
+            port=10,
+            memory_mb=800,
+            optional=True,
+        ),
+        Part(
+            name="provision",
+            kind="task",
+            gloss="databases, topics, group starts",
+            after=SERVERS,
+            module="services.stack.provision",
+        ),
+        Part(
+            name="orders",
+            kind="service",
+            gloss="accepts orders over HTTP",
+            after=("provision",),
+            module="services.orders",
+            port=20,
+            admin_port=101,
+        ),
+        Part(
+            name="refunds",
+            kind="service",
+            gloss="accepts refunds over HTTP",
+            after=("provision",),
+            module="services.refunds",
+            port=21,
+            admin_port=102,
+        ),
+        Part(
+            name="provider",
+            kind="service",
+            gloss="third party: charges and emails",
+            after=("provision",),
+            module="services.provider",
+            port=22,
+            admin_port=103,
+        ),
+        Part(
+            name="relay",
+            kind="service",
+            gloss="outbox rows to Kafka",
+            after=("provision",),
+            module="services.relay",
+            admin_port=110,
+            replicable=True,
+        ),
+        *_consumer_parts(),
+    )
+}
+
+
+class UnknownPart(LookupError):
+    """A name that no part or process has; the message lists those that exist."""
+
+
+def find(name: str) -> tuple[Part, int | None]:
+    """The part of `relay`, `relay#1` or `orders`, and the replica if one is named.
+
+    Raises UnknownPart for any other name.
+    """
+    base, hash_, number = name.partition("#")
+    part = PARTS.get(base)
+    if part is None or (hash_ and not (part.replicable and number.isdecimal())):
+        raise UnknownPart(f"unknown process {name!r}; the processes are: {', '.join(names())}")
+    return part, int(number) if hash_ else None
+
+
+def names() -> list[str]:
+    """Process names as the table starts them."""
+    return [part.instance(n) for part in PARTS.values() for n in range(part.replicas) if part.kind != "task"]

@@ -1,0 +1,96 @@
+"""Prometheus: from PATH, else Debian's package unpacked into the cache (nothing is installed, no service starts)."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from services.stack.home import Home
+from services.stack.jars import cache_dir
+from services.stack.parts import PARTS
+
+HOW_TO: Final = (
+    "Prometheus is not here and could not be unpacked from Debian's packages: charts and alerts are missing, "
+    "the verdict is not. Put a `prometheus` binary on PATH (a package or a release of it) and run `lab up` again."
+)
+SCRAPE_S: Final = 1
+
+
+def find_binary() -> Path | None:
+    """The binary if it is already here: on PATH or in the cache."""
+    if on_path := shutil.which("prometheus"):
+        return Path(on_path)
+    unpacked = cache_dir() / "debian" / "usr" / "bin" / "prometheus"
+    return unpacked if unpacked.exists() else None
+
+
+def install() -> Path | None:
+    """Find the binary or unpack Debian's package; None where neither can be had. Interrupted, it starts anew."""
+    if found := find_binary():
+        return found
+    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
+        return None
+    target = cache_dir() / "debian"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        if not _download(folder):
+            if os.geteuid() != 0:
+                return None
+            _quiet(["apt-get", "update"], folder, 120)  # the lists may be missing or old
+            if not _download(folder):
+                return None
+        (package,) = Path(folder).glob("*.deb")
+        part = target.with_suffix(".part")
+        shutil.rmtree(part, ignore_errors=True)
+        if not _quiet(["dpkg-deb", "-x", str(package), str(part)], folder, 60):
+            return None
+        shutil.rmtree(target, ignore_errors=True)
+        part.rename(target)
+    return find_binary()
+
+
+def _download(folder: str) -> bool:
+    return _quiet(["apt-get", "download", "prometheus"], folder, 180) and any(Path(folder).glob("*.deb"))
+
+
+def _quiet(command: list[str], folder: str, timeout_s: float) -> bool:
+    try:
+        return subprocess.run(command, cwd=folder, capture_output=True, timeout=timeout_s, check=False).returncode == 0
+    except subprocess.TimeoutExpired:
+        return False
+
+
+def configuration(targets: dict[str, str]) -> str:
+    """prometheus.yml: one job a part, targets by address, the process's name as `instance`."""
+    lines = ["global:", f"  scrape_interval: {SCRAPE_S}s", f"  scrape_timeout: {SCRAPE_S}s", "scrape_configs:"]
+    lines += ["  - job_name: lab", "    static_configs:"]
+    for name, address in targets.items():
+        labels = f'{{instance: "{name}", part: "{name.partition("#")[0]}"}}'
+        lines.append(f'      - {{targets: ["{address}"], labels: {labels}}}')
+    return "\n".join(lines) + "\n"
+
+
+def targets(home: Home) -> dict[str, str]:
+    """Every process with an admin endpoint, by its name."""
+    return {
+        part.instance(n): f"{home.bind}:{home.port(part.admin_port + n)}"
+        for part in PARTS.values()
+        if part.admin_port
+        for n in range(part.replicas)
+    }
+
+
+def command(binary: Path, home: Home) -> list[str]:
+    """The server's command line: bound to this machine, data kept for a day and 512 MB at most."""
+    return [
+        str(binary),
+        f"--config.file={home.run / 'prometheus.yml'}",
+        f"--storage.tsdb.path={home.data / 'prometheus'}",
+        "--storage.tsdb.retention.time=1d",
+        "--storage.tsdb.retention.size=512MB",
+        f"--web.listen-address={home.bind}:{home.port(PARTS['prometheus'].port)}",
+        "--enable-feature=exemplar-storage",
+        "--log.level=warn",
+    ]

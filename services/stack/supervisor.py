@@ -1,0 +1,168 @@
+"""The supervisor: starts the parts in order, keeps them running, kills and freezes them on request, counts failpoints.
+
+`python -m services.stack.supervisor`, detached by `lab up`. One asyncio loop in the main thread: children are forked
+from it, so that they die with it (PR_SET_PDEATHSIG fires when the forking thread ends).
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Final
+
+import aiohttp
+from aiohttp import web
+
+from services.failpoints.registry import Registry
+from services.stack import prometheus
+from services.stack.api import make_api
+from services.stack.child import Child
+from services.stack.home import Home
+from services.stack.launch import launch, order_of_start
+from services.stack.nemesis import NemesisLog
+from services.stack.parts import PARTS, SUPERVISOR_PORT, Part
+from services.stack.probes import http_ready, kafka_ready, postgres_ready
+from services.telemetry.logs import Log
+
+SAMPLE_EVERY_S: Final = 1.0
+MAX_REPLICAS: Final = 8
+
+
+class Supervisor:
+    """All children of one lab."""
+
+    def __init__(self, home: Home, *, faults: bool, seed: int) -> None:
+        self.home = home
+        self.faults = faults
+        self.log = Log("supervisor", str(os.getpid()), str(home.log_file("supervisor")))
+        self.nemesis = NemesisLog(home.run / "nemesis.jsonl")
+        self.failpoints = Registry(seed)
+        self.children: dict[str, Child] = {}
+        self.stopping = asyncio.Event()
+        self.started = time.time()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._session: aiohttp.ClientSession | None = None
+
+    async def run(self) -> None:
+        """Start everything, serve until asked to stop, end everything in reverse order."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stopping.set)
+        async with aiohttp.ClientSession() as self._session:
+            runner = web.AppRunner(make_api(self), access_log=None, handle_signals=False, shutdown_timeout=1.0)
+            await runner.setup()
+            await web.TCPSite(runner, self.home.bind, self.home.port(SUPERVISOR_PORT)).start()
+            self._write_state()
+            for name in order_of_start():
+                part = PARTS[name]
+                if part.kind == "prometheus" and prometheus.find_binary() is None:
+                    continue
+                for replica in range(part.replicas):
+                    self.add(part, replica)
+            sampler = asyncio.create_task(self._sample_memory())
+            await self.stopping.wait()
+            sampler.cancel()
+            await self._end_all()
+            await runner.cleanup()
+        with contextlib.suppress(FileNotFoundError):
+            (self.home.run / "supervisor.json").unlink()
+
+    def add(self, part: Part, replica: int) -> Child:
+        """Start a replica that is not there yet."""
+        how = launch(part, replica, self.home, faults=self.faults)
+        name = part.instance(replica)
+        child = Child(part, replica, how, self.home.log_file(name), self.log, self._probe(part, replica))
+        self.children[name] = child
+        task = asyncio.create_task(child.run(partial(self._ready_all, part.after)), name=name)
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._task_over, child))
+        return child
+
+    async def scale(self, part: Part, replicas: int) -> None:
+        """Add or end replicas of a part until there are `replicas`.
+
+        Raises ValueError when the part cannot have that many.
+        """
+        if not part.replicable or not 0 <= replicas <= MAX_REPLICAS:
+            raise ValueError(f"{part.name} can have {'0 to 8 replicas' if part.replicable else 'no replicas'}")
+        for replica in range(replicas):
+            if part.instance(replica) not in self.children:
+                self.add(part, replica)
+        surplus = [child for child in self.of_part(part) if child.replica >= replicas]
+        await asyncio.gather(*(child.end() for child in surplus))
+        for child in surplus:
+            del self.children[child.name]
+
+    def of_part(self, part: Part) -> list[Child]:
+        """The replicas of a part."""
+        return [child for child in self.children.values() if child.part.name == part.name]
+
+    def revive(self, child: Child) -> None:
+        """Start a child whose run has ended (it failed for good) again."""
+        self.children.pop(child.name)
+        self.add(child.part, child.replica)
+
+    def _task_over(self, child: Child, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            # The process could not even be started (a library is missing, the disk is full): shown, not hidden.
+            child.state, child.why = "failed", f"{type(error).__name__}: {error}"
+            self.log.event("part.failed", level="error", part=child.name, why=child.why)
+
+    def _ready_all(self, parts: tuple[str, ...]) -> bool:
+        return all(any(child.ready for child in self.of_part(PARTS[name])) for name in parts)
+
+    def _probe(self, part: Part, replica: int) -> Callable[[], Awaitable[bool]]:
+        home = self.home
+        if part.kind == "postgres":
+            return partial(postgres_ready, home.postgres_url(part.name))
+        if part.kind == "kafka":
+            return partial(kafka_ready, home.bind, home.port(part.port))
+        if part.kind == "prometheus":
+            return partial(self._http_probe, f"{home.http_url(part)}/-/ready")
+        return partial(self._http_probe, f"http://{home.bind}:{home.port(part.admin_port + replica)}/readyz")
+
+    async def _http_probe(self, url: str) -> bool:
+        return self._session is not None and await http_ready(self._session, url)
+
+    async def _sample_memory(self) -> None:
+        """Kill what has grown over its bound: it is restarted like after any crash, and the log says why."""
+        while True:
+            for child in self.children.values():
+                rss = child.rss_bytes()
+                bound = child.part.memory_mb * (2 if child.part.kind == "kafka" else 1)  # a JVM is more than its heap
+                if rss > bound * 1024 * 1024:
+                    why = f"resident {rss >> 20} MiB, bound {bound} MiB"
+                    self.log.event("part.killed", level="error", part=child.name, why=why)
+                    with contextlib.suppress(ProcessLookupError):
+                        child.kill(hold=False)
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+    async def _end_all(self) -> None:
+        for name in reversed(order_of_start()):
+            # what does not depend on each other ends together
+            await asyncio.gather(*(child.end() for child in self.of_part(PARTS[name])))
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _write_state(self) -> None:
+        state = {"pid": os.getpid(), "port_base": self.home.port_base, "faults": self.faults, "started": self.started}
+        file = self.home.run / "supervisor.json"
+        file.with_suffix(".part").write_text(json.dumps({**state, "seed": self.failpoints.seed}))
+        file.with_suffix(".part").replace(file)
+
+
+def main() -> None:
+    """Supervise the lab of the environment (LAB_HOME, LAB_PORT_BASE, LAB_FAULTS, LAB_SEED)."""
+    home = Home.from_environment()
+    supervisor = Supervisor(home, faults=os.environ.get("LAB_FAULTS") == "1", seed=int(os.environ.get("LAB_SEED", "1")))
+    asyncio.run(supervisor.run())
+
+
+if __name__ == "__main__":
+    main()
