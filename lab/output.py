@@ -12,6 +12,7 @@ from rich.console import Console
 from services.stack.client import NotUp, Refused
 from services.stack.errors import StackError
 from services.stack.home import Home
+from services.stack.parts import UnknownPart
 
 out = Console(highlight=False)
 err = Console(stderr=True, highlight=False)
@@ -57,7 +58,7 @@ def errors_as_sentences() -> Iterator[None]:
         yield
     except NotUp as error:
         fail(Exit.NOT_UP, str(error))
-    except Refused as error:
+    except (Refused, UnknownPart) as error:
         # wrong name, wrong argument, wrong state: nothing was changed
         fail(Exit.USAGE, str(error))
     except StackError as error:

@@ -24,11 +24,13 @@ _STATE_COLOURS = {"ready": "green", "done": "green", "failed": "red", "held": "y
 def up(
     faults: Annotated[bool, typer.Option(help="Allow failpoints to be armed in this lab.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of every random choice of the faults.")] = 1,
+    only: Annotated[str, typer.Option(help="Parts, with commas: start these and what they need.")] = "",
 ) -> None:
     """Start the lab: downloads what is missing, waits until every part is ready. A second time it changes nothing."""
     begun = time.monotonic()
+    chosen = tuple(name for name in only.split(",") if name)
     with errors_as_sentences():
-        status = control.up(home(), faults=faults, seed=seed, say=say)
+        status = control.up(home(), faults=faults, seed=seed, only=chosen, say=say)
     say(f"up after {time.monotonic() - begun:.0f} s; `lab status` shows the parts, `lab down` ends them")
     for name, url in status["urls"].items():
         out.print(f"{name:<12} {url}", markup=False)
@@ -55,15 +57,19 @@ def status(as_json: Json = False) -> None:
         out.print("start it with `lab up`")
         return
     table = Table(box=None, pad_edge=False, header_style="dim")
-    for heading in ("process", "what it is", "state"):
-        table.add_column(heading)
+    table.add_column("process", no_wrap=True)
+    table.add_column("state", no_wrap=True)
     for heading in ("restarts", "pid", "memory"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("what it is", no_wrap=True, style="dim", overflow="ellipsis")
     for p in answer["processes"]:
-        state = f"[{_STATE_COLOURS.get(p['state'], 'yellow')}]{p['state']}[/] {p['why']}".strip()
+        state = f"[{_STATE_COLOURS.get(p['state'], 'yellow')}]{p['state']}[/]"
         memory = f"{p['rss_bytes'] / 2**20:.0f} MiB" if p["rss_bytes"] else ""
-        table.add_row(p["name"], p["gloss"], state, str(p["restarts"] or ""), str(p["pid"] or ""), memory)
+        table.add_row(p["name"], state, str(p["restarts"] or ""), str(p["pid"] or ""), memory, p["gloss"])
     out.print(table)
+    for p in answer["processes"]:
+        if p["why"]:
+            out.print(f"[yellow]{p['name']}[/] {p['why']}: see `lab logs {p['name']}`", soft_wrap=True)
     for name, url in answer["urls"].items():
         out.print(f"[dim]{name:<12}[/] {url}")
 

@@ -15,6 +15,7 @@ from services.stack.checks import problems
 from services.stack.client import NotUp, call, status
 from services.stack.errors import StackError
 from services.stack.home import Home
+from services.stack.launch import order_of_start
 from services.stack.parts import PARTS
 
 UP_TIMEOUT_S: Final = 120.0
@@ -22,20 +23,21 @@ DOWN_TIMEOUT_S: Final = 60.0
 Say = Callable[[str], None]
 
 
-def up(home: Home, *, faults: bool, seed: int, say: Say) -> dict[str, Any]:
-    """Bring the lab up; returns its status. Does nothing when it is up already.
+def up(home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = (), say: Say) -> dict[str, Any]:
+    """Bring the lab (or `only` these parts and what they need) up; returns its status. Nothing to do when it is up.
 
     Raises StackError, with a sentence that says what to do, when it cannot.
     """
     before = status(home)
     if before["state"] == "down":
-        _start(home, faults=faults, seed=seed, say=say)
+        _start(home, faults=faults, seed=seed, only=only, say=say)
     elif faults and not before.get("faults"):
         raise StackError("the lab is up without faults: `lab down` first, then `lab up --faults`")
     return _wait_until_up(home, say)
 
 
-def _start(home: Home, *, faults: bool, seed: int, say: Say) -> None:
+def _start(home: Home, *, faults: bool, seed: int, only: tuple[str, ...], say: Say) -> None:
+    order_of_start(only)  # an unknown name is said before anything starts
     _sweep(home, say)
     if found := problems(home):
         raise StackError("\n".join(found))
@@ -50,6 +52,7 @@ def _start(home: Home, *, faults: bool, seed: int, say: Say) -> None:
         "LAB_PORT_BASE": str(home.port_base),
         "LAB_FAULTS": "1" if faults else "0",
         "LAB_SEED": str(seed),
+        "LAB_ONLY": ",".join(only),
     }
     with (home.logs / "supervisor.out").open("ab") as output:
         # All three streams away from the caller's: a daemon that keeps them hangs every caller that captures them.

@@ -7,13 +7,13 @@ import hashlib
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import msgspec
-from jgo.maven import MavenContext
 
 from services.stack.errors import StackError
 
@@ -75,6 +75,9 @@ def install(progress: Callable[[int, int], None]) -> Path:
 
 
 def _fetch(jar: Jar, folder: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a folder that jgo's own command line would use
+        from jgo.maven import MavenContext  # noqa: PLC0415  # a second's import, needed once a machine
     try:
         context = MavenContext(repo_cache=cache_dir() / "maven", timeout=60)
         source = context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()

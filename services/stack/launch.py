@@ -3,7 +3,7 @@
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -12,7 +12,7 @@ import msgspec
 from services.stack import kafka, postgres, prometheus
 from services.stack.home import Home
 from services.stack.jars import cache_dir
-from services.stack.parts import PARTS, Part
+from services.stack.parts import PARTS, Part, find
 
 # Settings that a user may give to `lab up` for all processes; the rest is the table's.
 PASSED_ON: Final = (
@@ -82,8 +82,11 @@ def _plain_environment() -> dict[str, str]:
     return {"TZ": "UTC", **{name: os.environ[name] for name in keep if name in os.environ}}
 
 
-def order_of_start() -> list[str]:
-    """Part names, each after all that it depends on; the reverse is the order of the end."""
+def order_of_start(only: Collection[str] = ()) -> list[str]:
+    """Part names, each after all that it depends on; the reverse is the order of the end.
+
+    `only`: these parts and what they need, instead of all. Raises UnknownPart for a name that the table lacks.
+    """
     ordered: list[str] = []
 
     def visit(name: str) -> None:
@@ -92,6 +95,6 @@ def order_of_start() -> list[str]:
         if name not in ordered:
             ordered.append(name)
 
-    for name in PARTS:
-        visit(name)
+    for name in only or PARTS:
+        visit(find(name)[0].name)
     return ordered

