@@ -1,4 +1,4 @@
-"""The parts that integration tests stand on. Started once a session on free ports, shared, and taken down at its end."""
+"""The parts that integration tests stand on: started once a session on free ports, shared, taken down at the end."""
 
 import os
 import socket

@@ -42,8 +42,7 @@ _BOTH: Final[frozenset[Promise]] = frozenset({"no_loss", "no_duplicate"})
 _NO_DUPLICATE: Final[frozenset[Promise]] = frozenset({"no_duplicate"})
 
 PUBLISHER_ARMS: Final = {
-    arm.name: arm
-    for arm in (PublisherArm("outbox", "intent and outbox row, one transaction", _NO_LOSS),)
+    arm.name: arm for arm in (PublisherArm("outbox", "intent and outbox row, one transaction", _NO_LOSS),)
 }
 
 CONSUMER_ARMS: Final = {

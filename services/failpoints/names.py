@@ -24,9 +24,7 @@ FAILPOINTS: Final = {
     point.name: point
     for point in (
         Failpoint("accept.before_commit", _PRODUCERS, "the request was read and checked", "the transaction"),
-        Failpoint(
-            "accept.after_commit_before_answer", _PRODUCERS, "intent and outbox row are committed", "the answer"
-        ),
+        Failpoint("accept.after_commit_before_answer", _PRODUCERS, "intent and outbox row are committed", "the answer"),
         Failpoint("publish.after_fetch", _RELAY, "a batch was read from the outbox", "any produce"),
         Failpoint("publish.half_batch", _RELAY, "the first half of a batch was confirmed by the broker", "the rest"),
         Failpoint(
