@@ -6,6 +6,7 @@ with W3C Trace Context in `traceparent` and `tracestate`, and two extensions of 
 
 import builtins
 import hashlib
+import re
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
@@ -45,6 +46,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Payload]]] = {
 
 EFFECTS_HEADER: Final = "lab-effects"  # on requests and records: which effects this message wants
 RUN_HEADER: Final = "lab-run"  # on requests and records: the run it belongs to
+RUN_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -119,6 +121,13 @@ def message_id_of(headers: Headers) -> UUID | None:
     return None
 
 
+def parse_run(text: str) -> str:
+    """Check a run id, the value of the `lab-run` header. Raises ValueError that says what would do."""
+    if not RUN_PATTERN.fullmatch(text):
+        raise ValueError(f"{RUN_HEADER} {text[:80]!r} does not match {RUN_PATTERN.pattern}")
+    return text
+
+
 def decode(key: bytes | None, value: bytes | None, headers: Headers, at: Coordinates) -> Message:
     """Decode a record once, strictly.
 
@@ -138,9 +147,10 @@ def decode(key: bytes | None, value: bytes | None, headers: Headers, at: Coordin
         payload = _DECODERS[type_].decode(value)
         effects = parse_effects(fields.get(EFFECTS_HEADER, "record"))
         text_key = key.decode()
+        run = parse_run(fields.get(RUN_HEADER, ""))
     except msgspec.ValidationError as error:
         raise Undecodable("invalid", str(error)[:300]) from None
-    except ValueError as error:  # cut JSON, bytes that are not UTF-8, effects that do not exist
+    except ValueError as error:  # cut JSON, bytes that are not UTF-8, effects or runs that cannot be
         raise Undecodable("undecodable", str(error)[:300]) from None
     return Message(
         id=message_id,
@@ -149,7 +159,7 @@ def decode(key: bytes | None, value: bytes | None, headers: Headers, at: Coordin
         payload=payload,
         digest=digest(type_, value),
         effects=effects,
-        run=fields.get(RUN_HEADER, ""),
+        run=run,
         at=at,
         traceparent=fields.get("traceparent", ""),
     )

@@ -1,0 +1,78 @@
+"""The failure policy: what is tried again and what is not, and after how long. Decisions only; no clock, no I/O.
+
+Retryable: what may pass by itself. Everything else would fail in the same way for ever, so it is dead-lettered at once.
+"""
+
+from typing import Final, Literal
+
+import msgspec
+
+Reason = Literal["timeout", "connection", "busy", "rate_limited", "provider_error", "database", "refused", "invalid"]
+
+# Request time-out, in progress (409 of the Idempotency-Key draft), too early, too many requests: RFC 9110, 8470, 6585.
+RETRYABLE_STATUS: Final = {408: "timeout", 409: "busy", 425: "busy", 429: "rate_limited"}
+# SQLSTATE classes: connection, transaction rollback (serialization, deadlock), resources, operator, system; 55P03 is a
+# lock that was not available. Integrity (23) and data (22) errors would come again.
+RETRYABLE_SQLSTATE: Final = ("08", "40", "53", "55P03", "57", "58", "25P03")
+
+FIRST_DELAY_S: Final = 0.1
+LONGEST_DELAY_S: Final = 2.0
+GIVE_UP_AFTER_S: Final = 600.0  # then the process ends with an error: the records stay uncommitted and come again
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """One failed try. `retry_after_s`: what the other side asked for (RFC 9110, Retry-After)."""
+
+    reason: Reason
+    retryable: bool
+    detail: str = ""
+    retry_after_s: float = 0.0
+
+
+class Retry(msgspec.Struct, frozen=True):
+    """Try again after `delay_s`."""
+
+    delay_s: float
+
+
+class DeadLetter(msgspec.Struct, frozen=True):
+    """Never try again; the message goes to the dead letters for `reason`."""
+
+    reason: Reason
+
+
+class GiveUp(msgspec.Struct, frozen=True):
+    """Retryable, but for too long: nothing is decided about the message, the process ends."""
+
+    reason: Reason
+
+
+Decision = Retry | DeadLetter | GiveUp
+
+
+def of_http(status: int, detail: str = "", retry_after_s: float = 0.0) -> Failure:
+    """The failure of an HTTP answer that is no success (400 to 599)."""
+    if status >= 500:
+        return Failure("provider_error", True, detail, retry_after_s)
+    if (reason := RETRYABLE_STATUS.get(status)) is not None:
+        return Failure(reason, True, detail, retry_after_s)  # type: ignore[arg-type]  # the table's values are reasons
+    return Failure("refused", False, detail)
+
+
+def of_sqlstate(sqlstate: str, detail: str = "") -> Failure:
+    """The failure of a statement that Postgres refused with this SQLSTATE."""
+    return Failure("database", sqlstate.startswith(RETRYABLE_SQLSTATE), detail)
+
+
+def decide(failure: Failure, *, attempt: int, elapsed_s: float, draw: float) -> Decision:
+    """What follows the failed try number `attempt` (from 1), `elapsed_s` after the first one began.
+
+    `draw`, 0 to 1, is the random choice of the jitter. Jitter is subtractive: a delay is never longer than announced,
+    and never shorter than what the other side asked for.
+    """
+    if not failure.retryable:
+        return DeadLetter(failure.reason)
+    if elapsed_s >= GIVE_UP_AFTER_S:
+        return GiveUp(failure.reason)
+    grown = min(FIRST_DELAY_S * 2 ** min(attempt - 1, 16), LONGEST_DELAY_S)
+    return Retry(max(grown * (1 - 0.5 * draw), min(failure.retry_after_s, GIVE_UP_AFTER_S)))
