@@ -20,8 +20,5 @@ class Split(msgspec.Struct, frozen=True):
 def split(chunk: Iterable[Message]) -> Split:
     """Split a chunk by message id. Whether a repeat is a copy or a conflict is told by its digest, by the inbox."""
     firsts: dict[bytes, Message] = {}
-    repeats = []
-    for message in chunk:
-        if firsts.setdefault(message.id.bytes, message) is not message:
-            repeats.append(message)
+    repeats = [message for message in chunk if firsts.setdefault(message.id.bytes, message) is not message]
     return Split([firsts[key] for key in sorted(firsts)], repeats)

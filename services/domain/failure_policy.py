@@ -7,7 +7,17 @@ from typing import Final, Literal
 
 import msgspec
 
-Reason = Literal["timeout", "connection", "busy", "rate_limited", "provider_error", "database", "refused", "invalid"]
+Reason = Literal[
+    "timeout",
+    "connection",  # none was made: surely nothing happened
+    "connection_lost",  # it broke before the answer
+    "busy",
+    "rate_limited",
+    "provider_error",
+    "database",
+    "refused",
+    "invalid",
+]
 
 # Request time-out, in progress (409 of the Idempotency-Key draft), too early, too many requests: RFC 9110, 8470, 6585.
 RETRYABLE_STATUS: Final = {408: "timeout", 409: "busy", 425: "busy", 429: "rate_limited"}

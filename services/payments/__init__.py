@@ -1,0 +1,1 @@
+"""The hop *process*: a topic's records become effects. One process an arm: `python -m services.payments ARM`."""

@@ -102,6 +102,7 @@ EVENTS: Final = {
         Event("offset.received", "A chunk of a partition was handed to an arm: first and last offset, count."),
         Event("offset.applied", "All effects of a chunk are done."),
         Event("offset.committed", "The broker confirmed a group's new position."),
+        Event("offset.commit_failed", "A commit failed or timed out; it is tried again with the next one."),
         Event("offset.revoked", "Partitions were taken from this process."),
         Event("dedup.decision", "A message id was met again: where it was first seen, and what was decided."),
         Event("dead_letter", "A record that this arm will never apply: its coordinates and the reason."),

@@ -31,7 +31,8 @@ CREATE TABLE IF NOT EXISTS {schema}.dedup_hits (
     at               timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- pending -> claimed (committed before the call) -> sent | uncertain. Nothing leads back from claimed to the call.
+-- pending -> claimed (committed before the call) -> sent | uncertain. Back to pending only where the call surely was not
+-- made or was refused before anything happened (no connection, 429).
 CREATE TABLE IF NOT EXISTS {schema}.emails (
     message_id  uuid PRIMARY KEY,
     run         text NOT NULL,
@@ -39,7 +40,7 @@ CREATE TABLE IF NOT EXISTS {schema}.emails (
     topic       text NOT NULL,
     partition   int NOT NULL,
     "offset"    bigint NOT NULL,
-    state       text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'claimed', 'sent', 'uncertain')),
+    state       text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'claimed', 'sent', 'uncertain', 'refused')),
     claimed_by  uuid,                          -- the life that called, or was about to
     claimed_at  timestamptz,
     life        uuid NOT NULL,
@@ -47,3 +48,70 @@ CREATE TABLE IF NOT EXISTS {schema}.emails (
     at          timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 CREATE INDEX IF NOT EXISTS emails_open ON {schema}.emails (at) WHERE state IN ('pending', 'claimed');
+
+-- Decides about the records of a chunk in one round trip. The first p_firsts ones have different ids and are sorted by
+-- them (two processes with the same ids in other orders would deadlock); the rest repeat ids of those. A function and
+-- not one statement: an insert that waited for another process's needs a new snapshot to see what that one wrote.
+-- p_charges: has a charge, so the record is pending until it is applied; without one all is done here.
+CREATE OR REPLACE FUNCTION {schema}.reserve(
+    p_firsts int, p_ids uuid[], p_digests bytea[], p_topics text[], p_partitions int[], p_offsets bigint[],
+    p_runs text[], p_types text[], p_business_ids text[], p_customer_ids text[], p_amounts bigint[],
+    p_currencies text[], p_charges bool[], p_emails bool[], p_life uuid
+) RETURNS TABLE (
+    place bigint, decision text, first_topic text, first_partition int, first_offset bigint, first_digest bytea,
+    first_attempt timestamptz
+) LANGUAGE plpgsql AS $$
+DECLARE
+    new_ids uuid[];
+BEGIN
+    WITH input AS (
+        SELECT * FROM unnest(p_ids, p_digests, p_topics, p_partitions, p_offsets, p_runs, p_types, p_business_ids,
+                             p_customer_ids, p_amounts, p_currencies, p_charges, p_emails) WITH ORDINALITY
+            AS i (id, digest, topic, part, off, run, type, business_id, customer_id, amount, currency, charge, email, n)
+         WHERE n <= p_firsts
+    ), fresh AS (
+        INSERT INTO {schema}.inbox (message_id, digest, state, topic, partition, "offset", life)
+        SELECT i.id, i.digest, CASE WHEN i.charge THEN 'reserved' ELSE 'done' END, i.topic, i.part, i.off, p_life
+          FROM input i ORDER BY i.id
+            ON CONFLICT (message_id) DO NOTHING
+        RETURNING message_id
+    ), record AS (
+        INSERT INTO {schema}.records (message_id, run, type, business_id, customer_id, amount_cents, currency, status,
+                                      topic, partition, "offset", life)
+        SELECT i.id, i.run, i.type, i.business_id, i.customer_id, i.amount, i.currency,
+               CASE WHEN i.charge THEN 'pending' ELSE 'applied' END, i.topic, i.part, i.off, p_life
+          FROM input i JOIN fresh f ON f.message_id = i.id
+    ), email AS (
+        INSERT INTO {schema}.emails (message_id, run, customer_id, topic, partition, "offset", life)
+        SELECT i.id, i.run, i.customer_id, i.topic, i.part, i.off, p_life
+          FROM input i JOIN fresh f ON f.message_id = i.id WHERE i.email AND NOT i.charge
+    )
+    SELECT array_agg(f.message_id) INTO new_ids FROM fresh f;
+
+    IF coalesce(cardinality(new_ids), 0) = cardinality(p_ids) THEN
+        RETURN;  -- the usual case: nothing here was met before
+    END IF;
+    RETURN QUERY
+    WITH met AS (
+        SELECT i.n, i.id, i.topic, i.part, i.off, k.topic AS k_topic, k.partition AS k_part, k."offset" AS k_off,
+               k.digest AS k_digest, k.first_attempt AS k_attempt,
+               CASE WHEN k.digest <> i.digest THEN 'conflict'
+                    WHEN k.state = 'done' OR i.n > p_firsts THEN 'duplicate'
+                    ELSE 'resumed' END AS decided
+          FROM unnest(p_ids, p_digests, p_topics, p_partitions, p_offsets) WITH ORDINALITY
+                   AS i (id, digest, topic, part, off, n)
+          JOIN {schema}.inbox k ON k.message_id = i.id
+          LEFT JOIN unnest(new_ids) AS f (id) ON f.id = i.id
+         WHERE f.id IS NULL OR i.n > p_firsts
+    ), logged AS (
+        INSERT INTO {schema}.dedup_hits (message_id, decision, reason, topic, partition, "offset", first_topic,
+                                         first_partition, first_offset, life)
+        SELECT m.id, m.decided,
+               CASE WHEN (m.topic, m.part, m.off) = (m.k_topic, m.k_part, m.k_off) THEN 'redelivery'
+                    ELSE 'producer_duplicate' END,
+               m.topic, m.part, m.off, m.k_topic, m.k_part, m.k_off, p_life
+          FROM met m ORDER BY m.n
+    )
+    SELECT m.n, m.decided, m.k_topic, m.k_part, m.k_off, m.k_digest, m.k_attempt FROM met m ORDER BY m.n;
+END
+$$;

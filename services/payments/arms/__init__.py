@@ -1,0 +1,1 @@
+"""The consumer arms, one module each: the order of the steps is the arm's semantics."""

@@ -1,0 +1,82 @@
+"""What every arm has: its ledger, the provider, its failpoints and the place where its effects are counted."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+from uuid import UUID
+
+import msgspec
+
+from services.domain.arms import ConsumerArm
+from services.domain.messages import Message
+from services.failpoints import Failpoints
+from services.payments.ledger import Ledger, Letter
+from services.payments.patience import NeverMore, Patience
+from services.payments.third_party import Provider
+from services.settings import Settings
+from services.telemetry.logs import Log
+from services.telemetry.metrics import Metrics
+
+
+class Arm(Protocol):
+    """One way to turn messages into effects."""
+
+    async def apply(self, messages: Sequence[Message]) -> list[Letter]:
+        """Apply a chunk of one partition; returns what will never be applied. Safe to be called again with it."""
+
+    async def run_beside(self) -> None:
+        """Work that does not belong to a chunk, until it is cancelled."""
+
+
+class Tools(msgspec.Struct, frozen=True):
+    """What an arm works with."""
+
+    arm: ConsumerArm
+    settings: Settings
+    life: UUID
+    log: Log
+    metrics: Metrics
+    failpoints: Failpoints
+    ledger: Ledger
+    provider: Provider
+    patience: Patience
+
+    def count(self, effect: str, outcome: str, amount: int = 1) -> None:
+        """Count effects as this process sees them: once a chunk and outcome."""
+        if amount:
+            self.metrics.add("delivery.effects", amount, arm=self.arm.name, effect=effect, outcome=outcome)
+
+    async def each(
+        self, effect: str, messages: Sequence[Message], call: Callable[[Message], Awaitable[Any]]
+    ) -> list[Letter]:
+        """Make a call for each message side by side, each until it succeeds; returns those that never will.
+
+        An error that ends the process waits until all calls have ended: none is left behind in flight.
+        """
+
+        async def one(message: Message) -> Letter | None:
+            try:
+                await self.patience.until_done(f"{effect} {message.id}", lambda: call(message))
+            except NeverMore as never:
+                return Letter(message.at, message.id, "refused", f"{effect}: {never}")
+            return None
+
+        results = await asyncio.gather(*(one(message) for message in messages), return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        letters = [result for result in results if isinstance(result, Letter)]
+        self.count(effect, "applied", len(messages) - len(letters))
+        self.count(effect, "refused", len(letters))
+        return letters
+
+
+def wanting(effect: str, messages: Sequence[Message]) -> list[Message]:
+    """The messages that want this effect."""
+    return [message for message in messages if effect in message.effects]
+
+
+def without(letters: Sequence[Letter], messages: Sequence[Message]) -> list[Message]:
+    """The messages that no letter is about."""
+    gone = {letter.at for letter in letters}
+    return [message for message in messages if message.at not in gone]

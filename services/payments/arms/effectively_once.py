@@ -1,0 +1,133 @@
+"""Arm `effectively_once`: at least once, and every effect made safe to repeat.
+
+    1. dedup         the chunk by message id, in pure code, sorted by id
+    2. reserve       inbox row (digest, first attempt) and pending record, one transaction; met before:
+                     duplicate -> nothing; resumed (reserved, not done) -> go on at 3; conflict -> dead letter
+    3. charge        by Idempotency-Key = message id, not after first attempt + the key's lifetime - margin
+    4. complete      inbox done, record applied, email row pending, one transaction
+    5. (the caller)  the offset becomes committable
+    beside           emails, at most once from their rows (`services/payments/emails.py`)
+
+A message without a charge needs 2 alone.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any, Final
+from uuid import UUID
+
+from services.domain.dedup import split
+from services.domain.messages import Coordinates, Message
+from services.payments.arms.base import Tools, wanting, without
+from services.payments.emails import EmailSender
+from services.payments.ledger import Letter, descriptions, ids, places
+
+KEY_MARGIN_S: Final = 60.0  # clocks differ and calls take time; half of a shorter lifetime
+
+
+class EffectivelyOnce:
+    """Lost 0 and duplicated 0 for record and charge, per message id."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
+        self._emails = EmailSender(tools)
+        lifetime_s = tools.settings.key_lifetime_s
+        self._repeatable = timedelta(seconds=lifetime_s - min(KEY_MARGIN_S, lifetime_s / 2))
+
+    async def apply(self, messages: Sequence[Message]) -> list[Letter]:
+        """Apply all effects of a chunk that are not applied yet."""
+        tools = self._tools
+        chunk = split(messages)
+        met = await self._reserve(chunk.firsts, chunk.repeats)
+        conflicts = [_conflict(*pair) for pair in met if pair[1]["decision"] == "conflict"]
+        resumed = {m.id: row["first_attempt"] for m, row in met if row["decision"] == "resumed"}
+        known = {m.id for m, _ in met if m.id not in resumed}
+        todo = [m for m in chunk.firsts if m.id not in known or m.id in resumed]
+        tools.count("record", "applied", sum("charge" not in m.effects for m in todo))
+        charging = wanting("charge", todo)
+        letters = await self._charge(charging, resumed) if charging else []
+        await tools.failpoints.hit("process.after_record_before_commit")
+        return conflicts + letters
+
+    async def run_beside(self) -> None:
+        """Send the emails whose rows are committed."""
+        await self._emails.run()
+
+    async def _reserve(self, firsts: list[Message], repeats: list[Message]) -> list[tuple[Message, Any]]:
+        """Reserve what is new; returns each record that is not a first one with the row of its first meeting."""
+        every = firsts + repeats
+        rows = await self._tools.ledger.fetch(
+            "reserve",
+            len(firsts),
+            ids(every),
+            [m.digest for m in every],
+            *places(m.at for m in every),
+            *descriptions(every),
+            ["charge" in m.effects for m in every],
+            ["email" in m.effects for m in every],
+            self._tools.life,
+        )
+        met = [(every[row["place"] - 1], row) for row in rows]
+        self._report(len(every), met)
+        return met
+
+    async def _charge(self, charging: list[Message], resumed: dict[UUID, datetime]) -> list[Letter]:
+        """Charge, then complete."""
+        tools = self._tools
+        await tools.failpoints.hit("process.after_reserve_before_charge")
+        late = [m for m in charging if m.id in resumed and self._not_after(resumed[m.id]) < datetime.now(UTC)]
+        letters = await self._look_up(late)
+        looked_up = {m.id for m in late}
+        calls = [m for m in charging if m.id not in looked_up]
+        letters += await tools.each(
+            "charge",
+            calls,
+            lambda m: tools.provider.charge(m, key=str(m.id), not_after=self._not_after(resumed.get(m.id))),
+        )
+        await tools.failpoints.hit("process.after_charge_before_record")
+        applied = without(letters, charging)
+        await tools.ledger.fetch("complete", ids(applied), ids(wanting("email", applied)), tools.life)
+        tools.count("record", "applied", len(applied))
+        self._emails.wake()
+        return letters
+
+    def _not_after(self, first_attempt: datetime | None) -> datetime:
+        """Until when a repeat of the charge is safe."""
+        return (first_attempt or datetime.now(UTC)) + self._repeatable
+
+    async def _look_up(self, late: list[Message]) -> list[Letter]:
+        """Charges that may have been made so long ago that the key is forgotten: asked about, never repeated."""
+        letters = []
+        for message in late:
+            key = str(message.id)
+            known = await self._tools.patience.until_done(f"look up {key}", partial(self._tools.provider.charged, key))
+            if not known:
+                letters.append(Letter(message.at, message.id, "uncertain", "the key's lifetime is over"))
+        return letters
+
+    def _report(self, records: int, met: list[tuple[Message, Any]]) -> None:
+        counts = {"first": records - len(met)}
+        for message, row in met:
+            decision = row["decision"]
+            counts[decision] = counts.get(decision, 0) + 1
+            first = Coordinates(row["first_topic"], row["first_partition"], row["first_offset"])
+            self._tools.log.event(
+                "dedup.decision",
+                decision=decision,
+                reason="redelivery" if first == message.at else "producer_duplicate",
+                **{"dedup.key": str(message.id), "message.id": str(message.id)},
+                at=str(message.at),
+                first_seen=str(first),
+                first_seen_time=row["first_attempt"].isoformat(),
+                traceparent=message.traceparent,
+            )
+        for decision, amount in counts.items():
+            if amount:
+                labels = {"hop": "process", "arm": self._tools.arm.name, "decision": decision}
+                self._tools.metrics.add("delivery.dedup.decisions", amount, **labels)
+
+
+def _conflict(message: Message, row: Any) -> Letter:
+    detail = f"digest {message.digest.hex()}, first seen with {row['first_digest'].hex()}"
+    return Letter(message.at, message.id, "conflict", detail)

@@ -1,0 +1,95 @@
+"""Emails of `effectively_once`: at most once each, from rows. Claimed (committed) before the call; what happened to a
+claim whose caller died cannot be known: the row says `uncertain`, and nothing sends it again."""
+
+import asyncio
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from services.domain.messages import Coordinates
+from services.payments.ledger import Letter
+from services.payments.patience import CallFailed
+
+if TYPE_CHECKING:
+    from services.payments.arms.base import Tools
+
+BATCH: Final = 100
+IDLE_S: Final = 0.5
+SWEEP_EVERY_S: Final = 5.0
+PAUSE_S: Final = 1.0  # after a refusal that came before anything happened
+
+
+class EmailSender:
+    """One loop a process; replicas share the rows by SKIP LOCKED."""
+
+    def __init__(self, tools: "Tools") -> None:
+        self._tools = tools
+        self._wake = asyncio.Event()
+        self._swept = 0.0
+        # longer than the slowest batch: every slot busy with a call that times out
+        rounds = BATCH / max(1, tools.settings.provider_concurrency) + 1
+        self._claim_lasts_s = 2 * rounds * tools.settings.provider_timeout_s
+
+    def wake(self) -> None:
+        """There may be rows to send."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        while True:
+            self._wake.clear()
+            await self._sweep()
+            if await self._send_batch() == BATCH:
+                continue
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), IDLE_S)
+
+    async def _send_batch(self) -> int:
+        tools = self._tools
+        rows = await tools.ledger.fetch("claim_emails", tools.life, BATCH)
+        if not rows:
+            return 0
+        await tools.failpoints.hit("process.after_email_claimed_before_sent")
+        states = await asyncio.gather(*(self._send(row) for row in rows))
+        await tools.ledger.fetch("settle_emails", [row["message_id"] for row in rows], states, tools.life)
+        refused = [row for row, state in zip(rows, states, strict=True) if state == "refused"]
+        await tools.ledger.insert_dead_letters([_letter(row) for row in refused])
+        for state, outcome in (("sent", "applied"), ("uncertain", "uncertain"), ("refused", "refused")):
+            tools.count("email", outcome, states.count(state))
+        if "pending" in states:
+            await asyncio.sleep(PAUSE_S)
+        return len(rows)
+
+    async def _send(self, row: Any) -> str:
+        """One call, never repeated: the state that the row gets."""
+        at = Coordinates(row["topic"], row["partition"], row["offset"])
+        try:
+            await self._tools.provider.email(row["message_id"], row["customer_id"], at)
+        except CallFailed as error:
+            return _state_after(error)
+        return "sent"
+
+    async def _sweep(self) -> None:
+        if time.monotonic() - self._swept < SWEEP_EVERY_S:
+            return
+        self._swept = time.monotonic()
+        for row in await self._tools.ledger.fetch("sweep_emails", self._claim_lasts_s):
+            self._tools.count("email", "uncertain")
+            self._tools.log.event(
+                "email.uncertain",
+                "warning",
+                **{"message.id": str(row["message_id"])},
+                claimed_by=str(row["claimed_by"]),
+            )
+
+
+def _letter(row: Any) -> Letter:
+    at = Coordinates(row["topic"], row["partition"], row["offset"])
+    return Letter(at, row["message_id"], "refused", "email: the provider refuses it for ever")
+
+
+def _state_after(error: CallFailed) -> str:
+    """A refusal that surely came before anything happened leads back; anything else is not known."""
+    if error.failure.reason in ("connection", "rate_limited"):
+        return "pending"
+    return "uncertain" if error.failure.retryable else "refused"

@@ -1,0 +1,80 @@
+"""Carries out the failure policy where the work stands: tries again, with a growing pause, what may pass by itself."""
+
+import asyncio
+import random
+import time
+from collections.abc import Awaitable, Callable
+from typing import TypeVar
+
+import asyncpg
+
+from services.domain.failure_policy import DeadLetter, Failure, GiveUp, decide, of_sqlstate
+from services.telemetry.logs import Log
+from services.telemetry.metrics import Metrics
+
+Result = TypeVar("Result")
+
+
+class CallFailed(Exception):
+    """A call to the provider failed; `failure` says how."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.reason}: {failure.detail}")
+        self.failure = failure
+
+
+class NeverMore(Exception):
+    """The policy says that this will never succeed: dead letters."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(f"{failure.reason}: {failure.detail}")
+        self.failure = failure
+
+
+class Patience:
+    """Tries of one arm. `fresh` ends the waiting when the work was taken away."""
+
+    def __init__(self, arm: str, log: Log, metrics: Metrics) -> None:
+        self._arm = arm
+        self._log = log
+        self._metrics = metrics
+        self._random = random.Random()  # noqa: S311  # jitter
+
+    async def until_done(self, what: str, operation: Callable[[], Awaitable[Result]]) -> Result:
+        """Run the operation until it succeeds.
+
+        Raises NeverMore when the policy dead-letters it, and the operation's own error when it was retried for too
+        long: the process then ends, its records stay uncommitted and come again.
+        """
+        began = time.monotonic()
+        attempt = 0
+        while True:
+            attempt += 1
+            try:
+                return await operation()
+            except (CallFailed, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+                failure = failure_of(error)
+                decision = decide(
+                    failure, attempt=attempt, elapsed_s=time.monotonic() - began, draw=self._random.random()
+                )
+                if isinstance(decision, GiveUp):
+                    raise
+                if isinstance(decision, DeadLetter):
+                    raise NeverMore(failure) from error
+            self._metrics.add("delivery.retries", 1, arm=self._arm, reason=failure.reason)
+            self._log.event(
+                "call.retried", "warning", what=what, attempt=attempt, reason=failure.reason,
+                detail=failure.detail[:300], delay_s=round(decision.delay_s, 3),
+            )  # fmt: skip
+            await asyncio.sleep(decision.delay_s)
+
+
+def failure_of(error: BaseException) -> Failure:
+    """What the failure policy takes an error for."""
+    if isinstance(error, CallFailed):
+        return error.failure
+    if isinstance(error, asyncpg.PostgresError):
+        return of_sqlstate(error.sqlstate or "", f"{type(error).__name__}: {error}")
+    if isinstance(error, TimeoutError):
+        return Failure("timeout", True, f"{type(error).__name__}: {error}")
+    return Failure("connection", True, f"{type(error).__name__}: {error}")

@@ -1,0 +1,48 @@
+-- Statements of the consumer arms; {schema} is the arm's schema in the database `payments`. One round trip a chunk each.
+
+-- insert_records: the effect `record` of a chunk, as most code does it: no unique id, no dedup
+INSERT INTO {schema}.records
+       (message_id, run, type, business_id, customer_id, amount_cents, currency, topic, partition, "offset", life)
+SELECT r.*, $11::uuid
+  FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
+              $8::text[], $9::int[], $10::bigint[]) AS r;
+
+-- insert_dead_letters: records that the arm will never apply; a redelivered one is there already
+INSERT INTO {schema}.dead_letters (topic, partition, "offset", message_id, reason, detail, life)
+SELECT d.*, $7::uuid
+  FROM unnest($1::text[], $2::int[], $3::bigint[], $4::uuid[], $5::text[], $6::text[]) AS d
+    ON CONFLICT DO NOTHING;
+
+-- reserve: decide about a chunk's ids and reserve the new ones; returns a row for each record that is not a first
+SELECT * FROM {schema}.reserve($1::int, $2::uuid[], $3::bytea[], $4::text[], $5::int[], $6::bigint[], $7::text[],
+                               $8::text[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bool[],
+                               $14::bool[], $15::uuid);
+
+-- complete: the charges of these ids are applied: done, records applied, their emails ready to be sent
+WITH finished AS (
+    UPDATE {schema}.inbox SET state = 'done' WHERE message_id = ANY ($1::uuid[]) AND state = 'reserved'
+    RETURNING message_id
+), applied AS (
+    UPDATE {schema}.records r SET status = 'applied', life = $3::uuid, xid = pg_current_xact_id()
+      FROM finished f WHERE r.message_id = f.message_id AND r.status = 'pending'
+    RETURNING r.message_id, r.run, r.customer_id, r.topic, r.partition, r."offset"
+)
+INSERT INTO {schema}.emails (message_id, run, customer_id, topic, partition, "offset", life)
+SELECT a.*, $3::uuid FROM applied a WHERE a.message_id = ANY ($2::uuid[])
+    ON CONFLICT DO NOTHING;
+
+-- claim_emails: from here on these emails are this life's; committed before any call, so that none is sent twice
+UPDATE {schema}.emails SET state = 'claimed', claimed_by = $1::uuid, claimed_at = clock_timestamp()
+ WHERE message_id IN (SELECT message_id FROM {schema}.emails WHERE state = 'pending' ORDER BY message_id LIMIT $2
+                         FOR UPDATE SKIP LOCKED)
+RETURNING message_id, customer_id, topic, partition, "offset";
+
+-- settle_emails: what became of claimed emails; one that was swept as uncertain meanwhile is known again
+UPDATE {schema}.emails e SET state = o.state, xid = pg_current_xact_id()
+  FROM unnest($1::uuid[], $2::text[]) AS o (message_id, state)
+ WHERE e.message_id = o.message_id AND e.claimed_by = $3::uuid AND e.state IN ('claimed', 'uncertain');
+
+-- sweep_emails: claimed for longer than any call takes: the claimant is dead or frozen, and nobody knows
+UPDATE {schema}.emails SET state = 'uncertain', xid = pg_current_xact_id()
+ WHERE state = 'claimed' AND claimed_at < clock_timestamp() - make_interval(secs => $1)
+RETURNING message_id, claimed_by;

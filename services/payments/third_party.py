@@ -1,0 +1,88 @@
+"""The provider's client: charges and emails, as the third party offers them. One try a call; no retries of its own."""
+
+import asyncio
+from datetime import datetime
+from types import TracebackType
+from typing import Any, Self
+from uuid import UUID
+
+import aiohttp
+
+from services.domain.failure_policy import Failure, of_http
+from services.domain.messages import Coordinates, Message
+from services.payments.patience import CallFailed
+from services.settings import Settings
+
+
+class Provider:
+    """Calls under one account. Use as an async context manager; at most `provider_concurrency` calls are in flight."""
+
+    def __init__(self, settings: Settings, account: str, life: UUID) -> None:
+        self._base = settings.provider.rstrip("/")
+        self._account = account
+        self._agent = f"delivery-lab/{life}"
+        self._timeout = aiohttp.ClientTimeout(total=settings.provider_timeout_s)
+        self._slots = asyncio.Semaphore(settings.provider_concurrency)
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession(timeout=self._timeout, headers={"User-Agent": self._agent})
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._session.close()
+
+    async def charge(self, message: Message, *, key: str | None = None, not_after: datetime | None = None) -> None:
+        """Charge the customer; with `key` a repeat has no second effect, as long as the provider knows the key.
+
+        `not_after`: the provider refuses a key that it does not know after this moment. Raises CallFailed.
+        """
+        headers = {"Lab-Record": str(message.at)}
+        if key is not None:
+            headers["Idempotency-Key"] = key
+        if not_after is not None:
+            headers["Lab-Not-After"] = f"{not_after.timestamp():.3f}"
+        body = {
+            "account": self._account,
+            "message_id": str(message.id),
+            "customer_id": message.payload.customer_id,
+            "amount_cents": message.payload.amount_cents,
+            "currency": message.payload.currency,
+        }
+        await self._post("/v1/charges", body, headers)
+
+    async def charged(self, key: str) -> bool:
+        """Whether the provider knows a charge under this key. Raises CallFailed."""
+        query = {"account": self._account, "idempotency_key": key}
+        status, _ = await self._request("GET", "/v1/charges", params=query, accept=(200, 404))
+        return status == 200
+
+    async def email(self, message_id: UUID, customer_id: str, at: Coordinates) -> None:
+        """Send an email: the third party does not dedup those. Raises CallFailed."""
+        body = {"account": self._account, "message_id": str(message_id), "customer_id": customer_id}
+        await self._post("/v1/emails", body, {"Lab-Record": str(at)})
+
+    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> None:
+        await self._request("POST", path, json=body, headers=headers, accept=(200, 201))
+
+    async def _request(self, method: str, path: str, *, accept: tuple[int, ...], **options: Any) -> tuple[int, bytes]:
+        async with self._slots:
+            try:
+                async with self._session.request(method, self._base + path, **options) as response:
+                    answer = await response.read()
+            except TimeoutError as error:
+                raise CallFailed(Failure("timeout", True, "no answer in time")) from error
+            except aiohttp.ClientConnectorError as error:
+                raise CallFailed(Failure("connection", True, f"no connection: {error}")) from error
+            except (aiohttp.ClientError, OSError) as error:
+                raise CallFailed(Failure("connection_lost", True, f"{type(error).__name__}: {error}")) from error
+        if response.status in accept:
+            return response.status, answer
+        raise CallFailed(of_http(response.status, answer.decode("utf-8", "replace")[:300], _retry_after_s(response)))
+
+
+def _retry_after_s(response: aiohttp.ClientResponse) -> float:
+    """Retry-After in seconds; its date form is not used by this provider and counts as absent."""
+    text = response.headers.get("Retry-After", "")
+    return float(text) if text.isdecimal() else 0.0
