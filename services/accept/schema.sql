@@ -21,7 +21,7 @@ CREATE INDEX IF NOT EXISTS intents_run ON intents (run);
 -- What was answered under a key, so that a repeat gets the same status and body.
 CREATE TABLE IF NOT EXISTS idempotency_keys (
     key        text PRIMARY KEY,
-    digest     bytea NOT NULL,                 -- of the request: method path and body
+    digest     bytea NOT NULL,                 -- of the request: effects and payload
     body       text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );

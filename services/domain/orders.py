@@ -16,9 +16,15 @@ CURRENCIES: Final = frozenset(
     """.split()
 )
 
-Identifier = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z")]
+# `$` would let a newline pass in Python; JSON Schema's regular expressions do not know \Z.
+Identifier = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[A-Za-z0-9._-]{1,64}\Z", extra_json_schema={"pattern": "^[A-Za-z0-9._-]{1,64}$"}),
+]
 AmountCents = Annotated[int, msgspec.Meta(ge=1, le=10**9)]
-Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+Currency = Annotated[str, msgspec.Meta(extra_json_schema={"enum": sorted(CURRENCIES)})]
+# Control characters out: Postgres stores no NUL in a text.
+Reason = Annotated[str, msgspec.Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]*\Z")]
 
 
 class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -27,10 +33,10 @@ class Order(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order_id: Identifier
     customer_id: Identifier
     amount_cents: AmountCents
-    currency: str
+    currency: Currency
 
     def __post_init__(self) -> None:
-        _check_currency(self.currency)
+        check_currency(self.currency)
 
 
 class Refund(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,13 +45,14 @@ class Refund(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     order_id: Identifier
     customer_id: Identifier
     amount_cents: AmountCents
-    currency: str
+    currency: Currency
     reason: Reason
 
     def __post_init__(self) -> None:
-        _check_currency(self.currency)
+        check_currency(self.currency)
 
 
-def _check_currency(code: str) -> None:
+def check_currency(code: str) -> None:
+    """Raises ValueError unless it is an active ISO 4217 code; the text begins with the field's name."""
     if code not in CURRENCIES:
         raise ValueError(f"currency {code[:20]!r} is not an ISO 4217 code")
