@@ -1,16 +1,15 @@
-"""The OpenAPI description of a producer, made from the structs that check its requests."""
+"""The OpenAPI description of a producer."""
 
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 
 from services.accept.store import Intent
 from services.domain.effects import ALL
 from services.domain.messages import EFFECTS_HEADER, RUN_HEADER, Kind
+from services.http import openapi
 from services.http.keys import HEADER
-from services.http.problem import ProblemDocument
-
-_REF: Final = "#/components/schemas/{name}"
+from services.http.openapi import KEY_SCHEMA, REFUSED, UNAVAILABLE, Parameter, problem, success
 
 
 class Accepted(msgspec.Struct, frozen=True):
@@ -22,59 +21,33 @@ class Accepted(msgspec.Struct, frozen=True):
 
 def describe(kind: Kind) -> bytes:
     """The description, as JSON."""
-    name = kind.payload.__name__
-    _, schemas = msgspec.json.schema_components([kind.payload, Accepted, Intent, ProblemDocument], ref_template=_REF)
-    document = {
-        "openapi": "3.1.0",
-        "info": {"title": f"Delivery Lab: {kind.name}", "version": "1"},
-        "paths": {
-            kind.path: {"post": _accept(name)},
-            kind.path + "/{id}": {"get": _find()},
-        },
-        "components": {"schemas": schemas},
-    }
-    return msgspec.json.encode(document)
+    paths = {kind.path: {"post": _accept(kind.payload)}, kind.path + "/{id}": {"get": _find()}}
+    return openapi.describe(kind.name, paths, [kind.payload, Accepted, Intent])
 
 
-def _accept(name: str) -> dict[str, Any]:
-    key = {"type": "string", "pattern": "^[ -~]{1,255}$"}
-    effects = {"type": "string", "default": ALL}
+def _accept(payload: type) -> dict[str, Any]:
     run = {"type": "string", "pattern": "^[A-Za-z0-9._-]{0,64}$", "default": ""}
-    refused = "Refused; the document names the field"
     return {
-        "summary": f"Accept one {name.lower()}, once a key",
+        "summary": f"Accept one {payload.__name__.lower()}, once a key",
         "parameters": [
-            {"name": HEADER, "in": "header", "required": True, "schema": key},
-            {"name": EFFECTS_HEADER, "in": "header", "schema": effects},
-            {"name": RUN_HEADER, "in": "header", "schema": run},
+            Parameter(HEADER, "header", KEY_SCHEMA, required=True),
+            Parameter(EFFECTS_HEADER, "header", {"type": "string", "default": ALL}),
+            Parameter(RUN_HEADER, "header", run),
         ],
-        "requestBody": {"required": True, "content": _content(name, "application/json")},
+        "requestBody": openapi.body(payload),
         "responses": {
-            "201": {"description": "Accepted, now or before", "content": _content("Accepted", "application/json")},
-            **{status: _problem(refused) for status in ("400", "408", "413")},
-            "409": _problem("The key's first request is in progress, or the id is taken under another key"),
-            "422": _problem("The key was used with another payload"),
-            "503": _problem("Come again with the same key after Retry-After"),
+            "201": success("Accepted, now or before", Accepted),
+            **REFUSED,
+            "409": problem("The key's first request is in progress, or the id is taken under another key"),
+            "422": problem("The key was used with another payload"),
+            **UNAVAILABLE,
         },
     }
 
 
 def _find() -> dict[str, Any]:
-    parameter = {"name": "id", "in": "path", "required": True, "schema": {"type": "string"}}
     return {
         "summary": "What was accepted under an id",
-        "parameters": [parameter],
-        "responses": {
-            "200": {"description": "The intent", "content": _content("Intent", "application/json")},
-            "404": _problem("No intent has this id"),
-            "503": _problem("Come again after Retry-After"),
-        },
+        "parameters": [Parameter("id", "path", {"type": "string"}, required=True)],
+        "responses": {"200": success("The intent", Intent), "404": problem("No intent has this id"), **UNAVAILABLE},
     }
-
-
-def _content(name: str, media_type: str) -> dict[str, Any]:
-    return {media_type: {"schema": {"$ref": _REF.format(name=name)}}}
-
-
-def _problem(description: str) -> dict[str, Any]:
-    return {"description": description, "content": _content("ProblemDocument", "application/problem+json")}
