@@ -147,6 +147,9 @@ class DeliveryApp(faust.App):
     report: Report
     settle: Callable[[Iterable[Any]], Awaitable[None]]
 
+    def _create_directories(self) -> None:
+        """None: there are no tables to keep."""
+
     def is_fresh(self, chunk: Chunk) -> bool:
         """Whether the chunk still belongs to this process's assignment."""
         return not self.rebalancing and chunk.generation_id == self.consumer_generation_id
@@ -173,7 +176,6 @@ def make_app(group: str, settings: Settings) -> DeliveryApp:
         broker_rebalance_timeout=2 * settings.session_timeout_s,
         broker_commit_interval=COMMIT_EVERY_S,
         stream_wait_empty=False,  # `settle` waits, bounded; Faust's own wait has no end
-        datadir=f"{settings.home}/run/{settings.process}.faust",
     )
     app.chunk_size = settings.chunk
     app.transport = SafeTransport(app.conf.broker_consumer, app)
