@@ -1,0 +1,1 @@
+"""The relay: outbox rows to Kafka records, several replicas, each owning its share of the shards."""
