@@ -37,6 +37,10 @@ class Failpoints:
             version = self._fetch_armed(-1)  # before any work: what is armed at the start holds from the first pass on
             threading.Thread(target=self._follow, args=(version,), name="failpoints", daemon=True).start()
 
+    def armed(self, name: str) -> bool:
+        """Whether a pass of `name` would ask the supervisor: for places that must be made first (half a batch)."""
+        return name in self._armed
+
     async def hit(self, name: str) -> None:
         """Pass the failpoint `name` in a coroutine."""
         if name not in self._armed:
