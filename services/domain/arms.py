@@ -41,6 +41,9 @@ _NO_LOSS: Final[frozenset[Promise]] = frozenset({"no_loss"})
 _BOTH: Final[frozenset[Promise]] = frozenset({"no_loss", "no_duplicate"})
 _NO_DUPLICATE: Final[frozenset[Promise]] = frozenset({"no_duplicate"})
 
+# Of the producers' API: an acknowledged request is one intent, however often it was sent with its key.
+ACCEPT_PROMISES: Final = _BOTH
+
 PUBLISHER_ARMS: Final = {
     arm.name: arm for arm in (PublisherArm("outbox", "intent and outbox row, one transaction", _NO_LOSS),)
 }
