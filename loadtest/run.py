@@ -14,6 +14,7 @@ import msgspec
 from loadtest.ledger import ledger_file
 from loadtest.plan import Plan, checked, default_run
 from loadtest.totals import Snapshot, read_snapshot, snapshot_file, start_of
+from services.domain.messages import KINDS
 from services.stack.client import NotUp, status
 from services.stack.home import Home
 from services.stack.spawn import child_setup
@@ -77,12 +78,13 @@ def start(
 ) -> Load:
     """Start a load against the running lab. It ends with the thread that started it.
 
-    Raises NotUp when the lab is not up, ValueError as `plan_for` does.
+    Raises ValueError as `plan_for` does, NotUp when the lab is not up.
     """
+    plan = plan_for(home, rate=rate, duration_s=duration_s, seed=seed, run=run)
     urls = status(home)["urls"]
-    if not {"orders", "refunds"} <= urls.keys():
-        raise NotUp("the lab is not up: start it with `lab up`")
-    return start_plan(home, plan_for(home, rate=rate, duration_s=duration_s, seed=seed, run=run), urls, web=web)
+    if not {kind.name for kind in KINDS} <= urls.keys():
+        raise NotUp("the lab is not up, or without its producers: start it with `lab up`")
+    return start_plan(home, plan, urls, web=web)
 
 
 def start_plan(home: Home, plan: Plan, urls: Mapping[str, str], *, web: bool = False) -> Load:
