@@ -6,17 +6,22 @@ import os
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import uuid4
 
+import asyncpg
 import pytest
 
 from loadtest.ledger import Line, ledger_file, outcomes, read
-from loadtest.plan import Plan
+from loadtest.plan import Plan, requests
 from loadtest.run import Load, start_plan
 from loadtest.totals import Snapshot
+from services.domain.messages import KINDS
+from services.settings import Settings
 from services.stack.home import Home
+from tests.integration.processes import running
 
 ENOUGH_S = 60
 
@@ -163,3 +168,42 @@ async def test_what_finds_no_place_is_recorded_as_not_sent(api: Api, home: Home)
     assert {line.why for line in left_out} == {"too many requests are in flight"}
     assert totals.in_flight == 0
     assert totals.unknown == totals.sent - totals.acknowledged - totals.refused
+
+
+async def test_time_outs_and_resets_add_nothing_to_the_real_producers(
+    settings: Settings, home: Home, tmp_path: Path
+) -> None:
+    plan = Plan(run=f"real-{uuid4()}", seed=9, rate=50, duration_s=5, timeout_share=0.1, reset_share=0.1)
+    async with (
+        running("services.orders", settings, tmp_path / "orders.log") as (orders, _, _),
+        running("services.refunds", settings, tmp_path / "refunds.log") as (refunds, _, _),
+        intents_of(settings, plan.run) as intents,
+    ):
+        totals = await ended(start_plan(home, plan, {"orders": orders.url, "refunds": refunds.url}))
+        injected = Counter(request.fault for request in requests(plan))
+        assert min(injected["timeout"], injected["reset"]) > 10
+        assert totals.retried >= injected["timeout"] + injected["reset"]
+        assert totals.replayed > 0, "no retry met the intent of the attempt that was given up"
+        assert (totals.refused, totals.unknown, totals.not_sent) == (0, 0, 0)
+        became = outcomes(lines_of(home, plan.run))
+        assert set(became.values()) == {"acknowledged"}
+        assert sorted(became) == sorted(await intents())
+
+
+@asynccontextmanager
+async def intents_of(settings: Settings, run: str) -> AsyncIterator[Callable[[], Awaitable[list[str]]]]:
+    """The Idempotency-Keys of a run's intents, each as often as it has an intent; the rows are removed afterwards."""
+    databases = [await asyncpg.connect(f"{settings.postgres}/{kind.name}") for kind in KINDS]
+
+    async def keys() -> list[str]:
+        query = "SELECT idempotency_key FROM intents WHERE run = $1"
+        return [row[0] for database in databases for row in await database.fetch(query, run)]
+
+    try:
+        yield keys
+    finally:
+        for database in databases:
+            await database.execute("DELETE FROM outbox WHERE headers ->> 'lab-run' = $1", run)
+            await database.execute("DELETE FROM idempotency_keys WHERE starts_with(key, $1)", f"{run}-")
+            await database.execute("DELETE FROM intents WHERE run = $1", run)
+            await database.close()
