@@ -1,0 +1,29 @@
+-- The auditor's statements. Ids travel as their 16 bytes; {schema} is an arm's; a null run means all runs.
+
+-- intents: what was promised, and under which Idempotency-Key
+SELECT uuid_send(message_id) AS id, idempotency_key AS key FROM intents WHERE $1::text IS NULL OR run = $1;
+
+-- intents_among: which of these ids have an intent, and the trace that made it
+SELECT uuid_send(message_id) AS id, traceparent FROM intents
+WHERE message_id = ANY ($1::uuid[]) AND ($2::text IS NULL OR run = $2);
+
+-- outbox: what has not left; one statement, because a row that is set aside between two would be in neither
+SELECT uuid_send(message_id) AS id, NULL AS reason FROM outbox
+UNION ALL
+SELECT uuid_send(message_id), reason FROM outbox_set_aside;
+
+-- letters: dead letters of an arm
+SELECT topic, partition, "offset", uuid_send(message_id) AS id, reason FROM {schema}.dead_letters;
+
+-- has_emails: whether the arm keeps its emails as rows
+SELECT to_regclass('{schema}.emails') IS NOT NULL AS there;
+
+-- emails: rows that are not sent
+SELECT uuid_send(message_id) AS id, state FROM {schema}.emails WHERE state <> 'sent';
+
+-- records: applications of the effect `record`
+SELECT uuid_send(message_id) AS id, $1::text IS NULL OR run = $1 AS ours FROM {schema}.records
+WHERE status = 'applied';
+
+-- applications: of a charge or an email, in the provider's own store, which knows no runs
+SELECT message_id AS id, $1::text IS NULL AS ours FROM applications WHERE account = $2 AND effect = $3;

@@ -1,0 +1,131 @@
+"""The auditor's own readers of the databases: bounded chunks, read only, in forms that hold a million messages."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+import asyncpg
+import msgspec
+from confluent_kafka import KafkaException
+
+from services.auditor.history import Applications, Intents, Key, Letters, Outbox, key_of
+from services.domain.arms import ConsumerArm
+from services.domain.messages import KINDS, Coordinates, Kind
+from services.settings import Settings
+from services.storage.postgres import connect, statements
+
+_SQL: Final = statements(Path(__file__).parent / "statements.sql")
+_CHUNK: Final = 10_000
+_WAIT_S: Final = 30.0  # for one chunk
+
+
+class Unreachable(Exception):
+    """A store cannot be read; the message says which, and why."""
+
+
+@contextmanager
+def reaching(store: str) -> Iterator[None]:
+    """Turn the ways in which a store may be away into Unreachable."""
+    away = (
+        OSError,
+        TimeoutError,
+        asyncio.TimeoutError,
+        KafkaException,
+        asyncpg.PostgresConnectionError,
+        asyncpg.OperatorInterventionError,  # shutting down, starting up, our session ended
+        asyncpg.InvalidAuthorizationSpecificationError,
+        asyncpg.InvalidCatalogNameError,
+        asyncpg.UndefinedTableError,
+        asyncpg.InterfaceError,
+    )
+    try:
+        yield
+    except away as error:
+        what = error.args[0].str() if isinstance(error, KafkaException) else str(error) or type(error).__name__
+        raise Unreachable(f"{store} cannot be read: {what}") from error
+
+
+class Stores(msgspec.Struct, frozen=True):
+    """The databases, as they are seen by an audit of one run, or of all (None)."""
+
+    settings: Settings
+    run: str | None
+
+    async def intents(self, kind: Kind) -> Intents:
+        """Every intent of the kind."""
+        found = Intents()
+        async for rows in self._producer(kind, "intents", self.run):
+            for row in rows:
+                found.add(row[0], row[1])
+        return found
+
+    async def traceparents(self, kind: Kind, messages: Iterable[Key]) -> dict[Key, str]:
+        """Which of these messages have an intent of the kind by now, with the trace that made it."""
+        wanted = [UUID(bytes=key) for key in messages if isinstance(key, bytes)]
+        if not wanted:
+            return {}
+        return {
+            row[0]: row[1] async for rows in self._producer(kind, "intents_among", wanted, self.run) for row in rows
+        }
+
+    async def outbox(self) -> Outbox:
+        """What has not left the producers' databases, of every run."""
+        pending: set[Key] = set()
+        set_aside: dict[Key, str] = {}
+        for kind in KINDS:
+            async for rows in self._producer(kind, "outbox"):
+                pending.update(row[0] for row in rows if row[1] is None)
+                set_aside.update((row[0], row[1]) for row in rows if row[1] is not None)
+        return Outbox(pending, set_aside)
+
+    async def letters(self, arm: ConsumerArm) -> Letters:
+        """The arm's dead letters, of every run."""
+        at: dict[Coordinates, str] = {}
+        of: dict[Key, str] = {}
+        async for rows in self._arm(arm, "letters"):
+            at.update((Coordinates(row[0], row[1], row[2]), row[4]) for row in rows)
+            of.update((row[3], row[4]) for row in rows if row[3] is not None)
+        return Letters(at, of)
+
+    async def emails(self, arm: ConsumerArm) -> dict[Key, str]:
+        """The arm's emails that are rows and not sent; none for an arm that keeps no such rows."""
+        there = [row[0] async for rows in self._arm(arm, "has_emails") for row in rows]
+        if not all(there):
+            return {}
+        return {row[0]: row[1] async for rows in self._arm(arm, "emails") for row in rows}
+
+    async def applications(self, arm: ConsumerArm, effect: str, known: Collection[Key]) -> Applications:
+        """How often the arm applied the effect, by message: to those that are known, or that say the run themselves."""
+        found: Counter[Key] = Counter()
+        if effect == "record":
+            async for rows in self._arm(arm, "records", self.run):
+                found.update(row[0] for row in rows if row[1] or row[0] in known)
+            return found
+        chunks = _chunks(self.settings.ledger, "provider", _SQL["applications"], self.run, arm.name, effect)
+        async for rows in chunks:
+            keys = ((key_of(row[0]), row[1]) for row in rows)
+            found.update(key for key, ours in keys if ours or key in known)
+        return found
+
+    def _producer(self, kind: Kind, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
+        return _chunks(self.settings.postgres, kind.name, _SQL[statement], *arguments)
+
+    def _arm(self, arm: ConsumerArm, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
+        # the schema's name comes from the code's own table, never from input
+        return _chunks(self.settings.postgres, "payments", _SQL[statement].replace("{schema}", arm.schema), *arguments)
+
+
+async def _chunks(server: str, database: str, query: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
+    with reaching(f"the database {database}"):
+        connection = await connect(server, database, name="auditor")
+        try:
+            async with connection.transaction(readonly=True):
+                cursor = await connection.cursor(query, *arguments)
+                while rows := await cursor.fetch(_CHUNK, timeout=_WAIT_S):
+                    yield rows
+        finally:
+            await connection.close(timeout=5)

@@ -1,0 +1,129 @@
+"""Reading Kafka without being anybody's consumer: no group is joined, nothing is committed."""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Final
+
+import msgspec
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from services.domain.messages import Coordinates, Headers
+
+Partition = tuple[str, int]
+Offsets = Mapping[Partition, int]
+
+_WAIT_S: Final = 10.0
+_BATCH: Final = 5_000
+_CLIENT: Final = {"log_level": 0, "error_cb": lambda _: None}  # errors reach the caller as exceptions
+
+
+class Record(msgspec.Struct, frozen=True):
+    """What a topic says of a record, its value left out."""
+
+    at: Coordinates
+    headers: Headers  # those that have a value
+
+
+class Bounds(msgspec.Struct, frozen=True):
+    """Of each partition: the first offset that is still there, and the one after the last."""
+
+    firsts: Offsets
+    ends: Offsets
+
+
+def bounds(bootstrap: str, topics: Iterable[str]) -> Bounds:
+    """Where the topics begin and end (the high watermark: open transactions are within).
+
+    Raises KafkaException when the broker does not answer within 10 s or a topic is missing.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap, **_CLIENT})
+    there = admin.list_topics(timeout=_WAIT_S).topics
+    if missing := sorted(set(topics) - set(there)):
+        raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"there is no topic {missing[0]}"))
+    partitions = [(topic, number) for topic in topics for number in there[topic].partitions]
+    return Bounds(_offsets(admin, partitions, OffsetSpec.earliest()), _offsets(admin, partitions, OffsetSpec.latest()))
+
+
+def _offsets(admin: Any, partitions: Iterable[Partition], spec: Any) -> Offsets:
+    asked = admin.list_offsets({TopicPartition(*p): spec for p in partitions}, request_timeout=_WAIT_S)
+    return {(p.topic, p.partition): future.result().offset for p, future in asked.items()}
+
+
+def committed(bootstrap: str, group: str) -> Offsets:
+    """The group's committed offsets; partitions without one are left out.
+
+    Raises KafkaException when the broker does not answer within 10 s.
+    """
+    admin = AdminClient({"bootstrap.servers": bootstrap, **_CLIENT})
+    request = [ConsumerGroupTopicPartitions(group)]
+    (future,) = admin.list_consumer_group_offsets(request, request_timeout=_WAIT_S).values()
+    answer = future.result().topic_partitions
+    return {(p.topic, p.partition): p.offset for p in answer if p.offset >= 0}
+
+
+class TopicReader:
+    """Reads partitions from their starts up to ends that were taken before, uncommitted records included."""
+
+    def __init__(self, bootstrap: str, starts: Offsets, ends: Offsets) -> None:
+        self._ends = {p: end for p, end in ends.items() if starts.get(p, 0) < end}
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "reader",  # the library asks for one; assign() without commits never uses it
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "isolation.level": "read_uncommitted",
+                "auto.offset.reset": "error",  # a record that is gone is said, never skipped
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 50,
+                **_CLIENT,
+            }
+        )
+        self._consumer.assign([TopicPartition(*p, starts.get(p, 0) or OFFSET_BEGINNING) for p in self._ends])
+
+    def read(self) -> list[Record]:
+        """The next records, in order within a partition; an empty list once every end is reached. Blocks.
+
+        Raises KafkaException on an error of the broker, and when nothing came for 10 s.
+        """
+        deadline = time.monotonic() + _WAIT_S
+        while self._ends:
+            if records := [r for m in self._consumer.consume(_BATCH, 0.2) if (r := self._take(m))]:
+                return records
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no record came"))
+        return []
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+    def _take(self, message: Any) -> Record | None:
+        partition = (message.topic(), message.partition())
+        error = message.error()
+        if error is not None:
+            # the end of the partition: what lies between the last record and it are markers of transactions
+            if error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            self._finish(partition)
+            return None
+        offset = message.offset()
+        end = self._ends.get(partition, 0)
+        if offset + 1 >= end:
+            self._finish(partition)
+        if offset >= end:
+            return None
+        headers = [(name, value) for name, value in message.headers() or () if value is not None]
+        return Record(Coordinates(*partition, offset), headers)
+
+    def _finish(self, partition: Partition) -> None:
+        if self._ends.pop(partition, None) is not None:
+            self._consumer.incremental_unassign([TopicPartition(*partition)])
