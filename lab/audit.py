@@ -1,0 +1,137 @@
+"""`lab audit`."""
+
+import asyncio
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from lab.output import Exit, answer_json, fail, home, out, say
+from lab.stack import Json
+from services.auditor.audit import Unreachable
+from services.auditor.audit import audit as carry_out
+from services.domain.audit import COUNTS, AuditDocument, AuditRow, Evidence
+from services.settings import read_settings
+
+_WIDTH: Final = 100
+_EXAMPLES: Final = 5
+_QUIET_S: Final = 1.0  # an audit that takes less says nothing of its progress
+_EVERY_S: Final = 5.0
+_ALWAYS: Final = ("expected", "applied_once")
+_BAD: Final = {"lost": "red", "unexpected": "red", "unexplained": "red", "duplicated": "yellow", "uncertain": "yellow"}
+_HEADINGS: Final = {
+    "applied_once": "applied\nonce",
+    "extra_applications": "extra\napplied",
+    "dead_lettered": "dead\nlettered",
+    "unexpected": "un-\nexpected",
+    "unexplained": "un-\nexplained",
+    "also_held": "also\nheld",
+}
+
+
+def audit(
+    run: Annotated[str | None, typer.Option(help="Only this run; all runs by default.")] = None,
+    ledger: Annotated[Path | None, typer.Option(help="The client ledger's folder; the lab's by default.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Prove what was lost and what was done twice, from the stores themselves. Exit code 1: the law does not close."""
+    place = home()
+    if place.read_state() is None:
+        fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
+    settings = read_settings({**place.addresses(), "LAB_HOME": str(place.path)})
+    try:
+        document = asyncio.run(carry_out(settings, run, ledger=ledger, say=_progress()))
+    except Unreachable as error:
+        fail(Exit.NOT_UP, f"{error}; see `lab status`")
+    if as_json:
+        answer_json(document)
+    else:
+        show(document)
+    sys.exit(Exit.DONE if document.closes else Exit.FAILED)
+
+
+def _progress() -> Callable[[str], None]:
+    """A line now and then for who waits."""
+    due = time.monotonic() + _QUIET_S
+
+    def progress(text: str) -> None:
+        nonlocal due
+        if time.monotonic() >= due:
+            say(f"audit: reading {text}")
+            due = time.monotonic() + _EVERY_S
+
+    return progress
+
+
+def show(document: AuditDocument) -> None:
+    """The answer first, then the table, then the first few messages that people ask about."""
+    out.print(headline(document), soft_wrap=True)
+    for text in _remarks(document):
+        out.print(f"[dim]{text}[/]", soft_wrap=True)
+    out.print(table(document.rows), width=min(_WIDTH, out.width))
+    for item in document.evidence[:_EXAMPLES]:
+        out.print(_example(item), soft_wrap=True)
+    more = len(document.evidence) - _EXAMPLES + sum(document.evidence_left_out.values())
+    if more > 0:
+        out.print(f"[dim]{more:,} more: `lab audit --json`, under evidence[/]")
+
+
+def headline(document: AuditDocument) -> str:
+    """One line: does the law close, and what was lost, doubled and unexpected, over all rows."""
+    sums = {count: sum(getattr(row, count) for row in document.rows) for count in COUNTS}
+    closes = "[bold green]the law closes[/]"
+    if not document.closes:
+        closes = f"[bold red]the law does not close: {sums['unexplained']:,} unexplained[/]"
+    parts = (f"{state} {_coloured(state, sums[state])}" for state in ("lost", "duplicated", "unexpected", "waiting"))
+    return " · ".join([closes, *parts])
+
+
+def _remarks(document: AuditDocument) -> Iterable[str]:
+    if document.run:
+        yield f"run {escape(document.run)} only"
+    if document.out_of_scope:
+        yield f"{document.out_of_scope:,} intents under keys that are in no client ledger are not judged on accept"
+    if document.undecodable:
+        yield f"{document.undecodable:,} records without a message id, known by their coordinates"
+    if document.ledger_lines_skipped:
+        yield f"{document.ledger_lines_skipped:,} lines of the client ledger were cut or unreadable"
+    if document.truncated:
+        yield f"the broker has dropped the first records of {', '.join(document.truncated)}: absent is uncertain there"
+
+
+def table(rows: Iterable[AuditRow]) -> Table:
+    """The rows; a count that is 0 everywhere has no column."""
+    rows = list(rows)
+    shown = [count for count in COUNTS if count in _ALWAYS or any(getattr(row, count) for row in rows)]
+    made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    made.add_column("\nhop")
+    made.add_column("\narm")
+    made.add_column("\neffect")
+    for count in shown:
+        heading = _HEADINGS.get(count, count)
+        made.add_column(heading if "\n" in heading else f"\n{heading}", justify="right", overflow="fold")
+    for row in rows:
+        made.add_row(row.hop, row.arm, row.effect, *(_coloured(count, getattr(row, count)) for count in shown))
+    return made
+
+
+def _coloured(count: str, value: int) -> str:
+    if not value:
+        return "[dim]0[/]"
+    return f"[{_BAD[count]}]{value:,}[/]" if count in _BAD else f"{value:,}"
+
+
+def _example(item: Evidence) -> str:
+    name = item.message_id or item.key or "no message id"
+    details = [f"applied {item.applications}", *item.at[:3]]
+    details += [f"key {item.key}"] if item.key and item.message_id else []
+    details += [f"trace {item.trace_id}"] if item.trace_id else []
+    details += [item.reason] if item.reason else []
+    where = f"{item.hop}/{item.arm}/{item.effect}"
+    colour = _BAD.get(item.state, "cyan")
+    return f"[{colour}]{item.state}[/] {where} {escape(name)} [dim]{escape(' · '.join(details))}[/]"
