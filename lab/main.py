@@ -2,7 +2,7 @@
 
 import typer
 
-from lab import load, stack
+from lab import audit, load, stack
 
 app = typer.Typer(
     name="lab",
@@ -14,7 +14,7 @@ app = typer.Typer(
 )
 for command in (
     stack.up, stack.down, stack.status, stack.logs, stack.doctor, stack.env,
-    load.load, load.drain,
+    load.load, load.drain, audit.audit,
     stack.kill, stack.freeze, stack.thaw, stack.restart, stack.scale,
 ):  # fmt: skip
     app.command()(command)
