@@ -65,18 +65,18 @@ class Problem(Exception):
     """Ends a request with a problem document. `field` names the field or header that is at fault, where one is."""
 
     def __init__(
-        self, type_: ProblemType, detail: str, *, field: str = "", headers: Mapping[str, str] | None = None
+        self, type_: ProblemType, detail: str, *, field: str | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
         super().__init__(f"{type_}: {detail[:_DETAIL_LENGTH]}")
         self.type = type_
         self.status, self.title = _TABLE[type_]
         self.detail = detail[:_DETAIL_LENGTH]
-        self.field = field[:_DETAIL_LENGTH]
+        self.field = field and field[:_DETAIL_LENGTH]
         self.headers = headers
 
     def document(self) -> ProblemDocument:
         """What the client reads."""
-        errors = (FieldFault(self.field, self.detail),) if self.field else ()
+        errors = (FieldFault(self.field, self.detail),) if self.field is not None else ()
         return ProblemDocument(f"urn:delivery-lab:problem:{self.type}", self.title, self.status, self.detail, errors)
 
     def response(self) -> Response:

@@ -4,8 +4,8 @@ import asyncio
 import contextlib
 import signal
 import socket
-from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final
 
 import uvicorn
 from starlette.applications import Starlette
@@ -50,7 +50,7 @@ async def serve(process: Process, app: Starlette, database: Database) -> None:
     """Serve `app` on the process's port until SIGTERM or SIGINT. Raises OSError when a port is taken."""
     settings = process.settings
     listener = socket.create_server((settings.bind, settings.http_port), backlog=2048)
-    server = _Server(_config(app))
+    server = make_server(app)
     stop = _stopper(process, server)
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop)
@@ -64,8 +64,9 @@ async def serve(process: Process, app: Starlette, database: Database) -> None:
         await admin.cleanup()
 
 
-def _config(app: Starlette) -> uvicorn.Config:
-    return uvicorn.Config(
+def make_server(app: Starlette) -> uvicorn.Server:
+    """The HTTP server of an app; it ends when its `should_exit` is set, and leaves signals alone."""
+    config = uvicorn.Config(
         app,
         lifespan="off",
         ws="none",
@@ -75,9 +76,10 @@ def _config(app: Starlette) -> uvicorn.Config:
         timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=GRACE_S,
     )
+    return _Server(config)
 
 
-def _stopper(process: Process, server: uvicorn.Server) -> Any:
+def _stopper(process: Process, server: uvicorn.Server) -> Callable[[], None]:
     def stop() -> None:
         process.log.event("process.stopping")
         server.should_exit = True
