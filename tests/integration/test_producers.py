@@ -303,8 +303,8 @@ async def key(settings: Settings) -> AsyncIterator[str]:
     for kind in KINDS:
         database = await asyncpg.connect(f"{settings.postgres}/{kind.name}")
         await database.execute("DELETE FROM idempotency_keys WHERE key = $1", key)
-        made = "WITH made AS (DELETE FROM intents WHERE idempotency_key = $1 RETURNING message_id)"
-        await database.execute(f"{made} DELETE FROM outbox WHERE message_id IN (SELECT message_id FROM made)", key)
+        made = await database.fetchval("DELETE FROM intents WHERE idempotency_key = $1 RETURNING message_id", key)
+        await database.execute("DELETE FROM outbox WHERE message_id = $1", made)
         await database.close()
 
 
