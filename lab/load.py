@@ -57,16 +57,16 @@ def load(
 def _follow(under_way: Load) -> None:
     """Show the totals until Locust has ended."""
     begun = shown = time.monotonic()
-    with _display() as show:
+    with display() as show:
         while under_way.poll() is None:
             time.sleep(0.1)
             if time.monotonic() - shown >= (_LIVE_EVERY_S if err.is_terminal else _LINE_EVERY_S):
                 shown = time.monotonic()
-                show(f"{shown - begun:4.0f} s  {_line(under_way.snapshot())}")
+                show(f"{shown - begun:4.0f} s  {totals_line(under_way.snapshot())}")
 
 
 @contextlib.contextmanager
-def _display() -> Iterator[Any]:
+def display() -> Iterator[Any]:
     """A function that shows a line: on a terminal in place of the last one."""
     if not err.is_terminal:
         yield say
@@ -75,7 +75,7 @@ def _display() -> Iterator[Any]:
         yield lambda text: live.update(Text(text, overflow="ellipsis", no_wrap=True), refresh=True)
 
 
-def _line(totals: Snapshot) -> str:
+def totals_line(totals: Snapshot) -> str:
     counts = {
         "sent": f"{totals.sent}/{totals.planned}", "acknowledged": totals.acknowledged, "refused": totals.refused,
         "unknown": totals.unknown, "not sent": totals.not_sent, "retried": totals.retried, "replayed": totals.replayed,
@@ -110,7 +110,7 @@ def drain(
         if status(place)["state"] == "down":
             raise NotUp("the lab is not up: start it with `lab up`")
     begun = time.monotonic()
-    with _display() as show:
+    with display() as show:
         addresses = place.addresses()
         left = asyncio.run(
             wait_until_drained(addresses["LAB_POSTGRES"], addresses["LAB_KAFKA"], timeout_s, _Progress(show))

@@ -1,0 +1,240 @@
+"""`lab demo`: start everything, load with kills, drain, audit, and the verdict on one screen."""
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from typing import Annotated, Any, Final
+
+import msgspec
+import typer
+from rich.table import Table
+
+from lab.load import display, totals_line
+from lab.output import Exit, answer_json, err, errors_as_sentences, fail, home, out, say, seconds
+from loadtest.demo import DEMO, Strike
+from loadtest.run import Load, start
+from loadtest.totals import Snapshot
+from services.auditor.audit import audit
+from services.auditor.exercised import met_again
+from services.domain.audit import AuditDocument, AuditRow
+from services.domain.verdict import Chances, Judgement, judge, worst
+from services.settings import Settings, read_settings
+from services.stack import client, control
+from services.stack.drain import drain
+from services.stack.home import Home
+
+DRAIN_S: Final = 90.0
+_COLOURS: Final = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
+_EXITS: Final = {"PASS": Exit.DONE, "FAIL": Exit.FAILED, "INCONCLUSIVE": Exit.NOT_UP}
+
+
+def demo(
+    rate: Annotated[float, typer.Option(help="Requests a second.")] = 50.0,
+    duration: Annotated[str, typer.Option(help="How long the load lasts: 60s, 5m.")] = "60s",
+    seed: Annotated[int | None, typer.Option(help="The plan's seed; drawn and printed when it is not given.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
+) -> None:
+    """Start the lab, send load while consumers and the relay are killed, judge every promise. Ctrl-C ends it all."""
+    place = home()
+    try:
+        duration_s = seconds(duration)
+    except ValueError as error:
+        fail(Exit.USAGE, str(error))
+    try:
+        with errors_as_sentences():
+            control.up(place, faults=True, seed=seed or 1, say=say)
+            result = _Demo(place).carry_out(rate, duration_s, seed)
+    except KeyboardInterrupt:
+        say("interrupted: ending everything")
+        control.down(place, say)
+        sys.exit(Exit.FAILED)
+    if as_json:
+        answer_json(result.document())
+    else:
+        _show(result, place)
+    sys.exit(_EXITS[result.verdict])
+
+
+class Result(msgspec.Struct, frozen=True):
+    """What a demo found."""
+
+    totals: Snapshot
+    audited: AuditDocument
+    judged: list[tuple[AuditRow, Judgement]]
+    faults: list[dict[str, Any]]
+    report: str
+    met_again: int
+
+    @property
+    def verdict(self) -> Any:
+        return worst(judgement.verdict for _, judgement in self.judged)
+
+    def document(self) -> dict[str, Any]:
+        """The shape of `lab run --json`."""
+        rows = [{**msgspec.to_builtins(row), **msgspec.to_builtins(judgement)} for row, judgement in self.judged]
+        return {
+            "scenario": "demo",
+            "run": self.totals.run,
+            "seed": self.totals.seed,
+            "verdict": self.verdict,
+            "closes": self.audited.closes,
+            "rows": rows,
+            "faults": self.faults,
+            "alerts": [],
+            "report": self.report,
+            "load": msgspec.to_builtins(self.totals),
+        }
+
+
+class _Demo:
+    """The steps, in order."""
+
+    def __init__(self, place: Home) -> None:
+        self._home = place
+        self._log = place.run / "nemesis.jsonl"
+        self._read_to = self._log.stat().st_size if self._log.exists() else 0
+        self._faults: list[dict[str, Any]] = []
+
+    def carry_out(self, rate: float, duration_s: float, seed: int | None) -> Result:
+        client.clear(self._home)
+        load = start(self._home, rate, duration_s, seed)
+        plan = load.plan
+        say(f"load: {plan.planned} requests in {duration_s:g} s, run {plan.run}, seed {plan.seed}")
+        try:
+            totals = self._strike_under_load(load, duration_s)
+        finally:
+            load.stop()
+            client.clear(self._home)
+        self._drain()
+        settings = read_settings({**self._home.addresses(), "LAB_HOME": str(self._home.path)})
+        audited, met = asyncio.run(_audit(settings, plan.run))
+        return self._judge(totals, audited, met)
+
+    def _strike_under_load(self, load: Load, duration_s: float) -> Snapshot:
+        began = time.monotonic()
+        waiting = list(DEMO)
+        with display() as show:
+            shown = 0.0
+            while load.poll() is None:
+                elapsed_s = time.monotonic() - began
+                while waiting and elapsed_s >= waiting[0].at * duration_s:
+                    self._arm(waiting.pop(0), elapsed_s)
+                for fault in self._new_faults():
+                    if fault["fault"].startswith("failpoint."):
+                        say(f"{elapsed_s:4.0f} s  SIGKILL  {fault['target']} at {fault['failpoint']}")
+                if elapsed_s - shown >= (1.0 if err.is_terminal else 10.0):
+                    shown = elapsed_s
+                    show(f"{elapsed_s:4.0f} s  {totals_line(load.snapshot())}")
+                time.sleep(0.1)
+        return load.wait()
+
+    def _arm(self, strike: Strike, elapsed_s: float) -> None:
+        client.arm(self._home, strike.failpoint, strike.action)
+        say(f"{elapsed_s:4.0f} s  armed    {strike.failpoint}: {strike.action}")
+
+    def _new_faults(self) -> list[dict[str, Any]]:
+        with self._log.open("rb") as stream:
+            stream.seek(self._read_to)
+            data = stream.read()
+        whole = data[: data.rfind(b"\n") + 1]
+        self._read_to += len(whole)
+        new = [json.loads(line) for line in whole.splitlines()]
+        self._faults += new
+        return new
+
+    def _drain(self) -> None:
+        say("drain: until nothing waits any more")
+        addresses = self._home.addresses()
+        left = asyncio.run(drain(addresses["LAB_POSTGRES"], addresses["LAB_KAFKA"], DRAIN_S, lambda _: None))
+        for waiting in left:
+            say(f"  still waiting: {waiting}")
+
+    def _judge(self, totals: Snapshot, audited: AuditDocument, met: dict[str, int]) -> Result:
+        self._new_faults()
+        kills = [fault for fault in self._faults if fault["fault"] == "failpoint.kill"]
+        control_rows = [row for row in audited.rows if row.arm == "at_least_once"]
+        chances = Chances(
+            kills=Counter(fault["target"].partition("#")[0] for fault in kills),
+            met_again=met,
+            unknown_answers=totals.retried,
+            replayed=totals.replayed,
+            duplicates_in_control=sum(row.duplicated for row in control_rows),
+        )
+        file = self._home.path / "runs" / totals.run / "verdict.json"
+        faults = [
+            {"name": fault.get("failpoint", fault["fault"]), "target": fault["target"], "started": fault["at"],
+             "ended": fault["at"]}
+            for fault in kills
+        ]  # fmt: skip
+        judged = [(row, judge(row, chances)) for row in audited.rows]
+        result = Result(totals, audited, judged, faults, str(file), sum(met.values()))
+        file.write_bytes(msgspec.json.format(msgspec.json.encode(result.document()), indent=2))
+        return result
+
+
+async def _audit(settings: Settings, run: str) -> tuple[AuditDocument, dict[str, int]]:
+    say("audit: every store read once, the topics from offset 0")
+    return await audit(settings, run), await met_again(settings, run)
+
+
+def _show(result: Result, place: Home) -> None:
+    totals, verdict = result.totals, result.verdict
+    closes = "the law closes" if result.audited.closes else "the law does NOT close"
+    out.print(
+        f"\n[bold {_COLOURS[verdict]}]{verdict}[/]  {totals.acknowledged} of {totals.sent} requests acknowledged, "
+        f"{len(result.faults)} processes killed, {closes}",
+        soft_wrap=True,
+    )
+    out.print(_table(result))
+    for row, judgement in result.judged:
+        if judgement.why:
+            out.print(f"[yellow]{row.name}[/]: {judgement.why}", soft_wrap=True)
+    out.print(_lesson(result), style="dim", soft_wrap=True)
+    _say_where(place, totals)
+
+
+def _table(result: Result) -> Table:
+    """A row a promise: counts that are promised to be 0 carry a mark. Fits into 80 columns."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    for heading in ("hop", "arm", "effect"):
+        table.add_column(heading, no_wrap=True)
+    any_open = any(_still_open(row) for row, _ in result.judged)
+    for heading in ("expected", "once", "duplicated", "lost", *(["open"] if any_open else [])):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for row, judgement in result.judged:
+        cells = [row.hop, row.arm, row.effect, str(row.expected), str(row.applied_once)]
+        cells += [_count(row.duplicated, promised="no_duplicate" in judgement.promise)]
+        cells += [_count(row.lost, promised="no_loss" in judgement.promise)]
+        cells += [str(_still_open(row))] if any_open else []
+        mark = f"[{_COLOURS[judgement.verdict]}]{judgement.verdict}[/]" if judgement.verdict else "[dim]none[/]"
+        table.add_row(*cells, mark)
+    return table
+
+
+def _still_open(row: AuditRow) -> int:
+    return row.waiting + row.dead_lettered + row.discarded + row.uncertain + row.unexplained
+
+
+def _count(count: int, *, promised: bool) -> str:
+    if promised:
+        return f"[bold red]{count} ✗[/]" if count else "[green]0 ✓[/]"
+    return f"[yellow]{count}[/]  " if count else "[dim]0[/]  "
+
+
+def _lesson(result: Result) -> str:
+    doubled = sum(row.duplicated for row, _ in result.judged if row.arm == "at_least_once")
+    return (
+        f"Both consumers died after an effect and before its commit: at_least_once did {doubled} effects twice, "
+        f"effectively_once met {result.met_again} applied ids again and did none twice. ✓ marks what is promised."
+    )
+
+
+def _say_where(place: Home, totals: Snapshot) -> None:
+    out.print()
+    for name, url in client.status(place)["urls"].items():
+        out.print(f"[dim]{name:<12}[/] {url}")
+    out.print(f"[dim]{'evidence':<12}[/] lab audit --run {totals.run}")
+    out.print(f"[dim]{'stop':<12}[/] make down      [dim](the lab is still up; its data stays)[/]")
