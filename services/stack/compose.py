@@ -1,0 +1,64 @@
+"""What the containers need beyond the table: a password that nobody commits, and the addresses that Prometheus reads.
+
+`python -m services.stack.compose password FOLDER` is the first container of `docker compose up`;
+`python -m services.stack.compose prometheus` prints what is committed as deploy/prometheus.yml.
+"""
+
+import os
+import secrets
+import sys
+from pathlib import Path
+from typing import Final
+
+from services.stack import postgres, prometheus
+from services.stack.parts import PARTS
+
+PORT_BASE: Final = 21000  # a container has its ports for itself, so they are never moved
+USAGE: Final = "usage: python -m services.stack.compose password FOLDER | prometheus"
+
+
+def draw_password(folder: Path) -> None:
+    """Draw the databases' password, once a folder, and write it in the two forms in which it is read.
+
+    `password` for the Postgres image (POSTGRES_PASSWORD_FILE), which has another user id: the volume is what keeps it.
+    `pgpass` for every client that speaks libpq's PGPASSFILE, which refuses a file that others may read.
+    """
+    password = folder / "password"
+    if not password.exists():
+        _write(password, secrets.token_urlsafe(24), 0o444)
+    # Anew each time: an end between the two files is mended by the next start.
+    _write(folder / "pgpass", f"*:*:*:{postgres.USER}:{password.read_text()}\n", 0o600)
+
+
+def _write(file: Path, text: str, mode: int) -> None:
+    part = file.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with open(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as drawn:
+        drawn.write(text)
+        drawn.flush()
+        os.fsync(drawn.fileno())
+    part.chmod(mode)
+    part.replace(file)
+
+
+def prometheus_targets() -> dict[str, str]:
+    """Every container with an admin endpoint, by the name of its process."""
+    return {
+        part.instance(0): f"{name}:{PORT_BASE + part.admin_port}" for name, part in PARTS.items() if part.admin_port
+    }
+
+
+def main(arguments: list[str]) -> None:
+    """Do what the command line says. Exit code 2 when it says nothing known."""
+    match arguments:
+        case ["password", folder]:
+            draw_password(Path(folder))
+        case ["prometheus"]:
+            sys.stdout.write(prometheus.configuration(prometheus_targets()))
+        case _:
+            sys.stderr.write(f"{USAGE}\n")
+            sys.exit(2)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,423 @@
+"""The compose file against the table of parts and the native stack's settings; each check is tried on a wrong file.
+
+What is checked is data: nothing here needs Docker. docs/compose.md says what was run with an engine.
+"""
+
+import copy
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+
+from services.settings import Settings
+from services.stack import compose, kafka, postgres, prometheus
+from services.stack.home import Home
+from services.stack.launch import PASSED_ON, Launch, launch
+from services.stack.parts import PARTS
+
+ROOT = Path(__file__).parent.parent.parent
+HELPERS = {"secrets"}  # containers that are no process of the table
+SERVICES = [part for part in PARTS.values() if part.kind in ("service", "task")]
+Service = dict[str, Any]
+
+
+class Files(msgspec.Struct):
+    """What `docker compose up` reads."""
+
+    services: dict[str, Service]
+    images: dict[str, str]  # .env
+    text: str  # docker-compose.yml as it is written
+
+
+@pytest.fixture(scope="module")
+def files() -> Files:
+    text = (ROOT / "docker-compose.yml").read_text()
+    lines = [line for line in (ROOT / ".env").read_text().splitlines() if line and not line.startswith("#")]
+    return Files(yaml.safe_load(text)["services"], dict(line.split("=", 1) for line in lines), text)
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Launch]:
+    """How the native stack starts the same processes, on the ports of the design."""
+    home = Home(tmp_path_factory.mktemp("home"), compose.PORT_BASE)
+    home.create()
+    return {part.name: launch(part, 0, home, faults=False) for part in PARTS.values()}
+
+
+def options(words: list[str]) -> dict[str, str]:
+    """The `-c name=value` of a Postgres command line, written apart or together."""
+    joined = "\0".join(words).replace("\0-c\0", "\0-c")
+    return dict(word[2:].split("=", 1) for word in joined.split("\0") if word.startswith("-c"))
+
+
+def healthy_or_done(part: str) -> str:
+    return "service_completed_successfully" if PARTS[part].kind == "task" else "service_healthy"
+
+
+# --- the checks: each raises AssertionError for a file that says something else than the table
+
+
+def same_processes(files: Files, native: dict[str, Launch]) -> None:
+    assert files.services.keys() - HELPERS == PARTS.keys()
+
+
+def same_commands(files: Files, native: dict[str, Launch]) -> None:
+    for part in SERVICES:
+        assert files.services[part.name]["command"] == ["python", *native[part.name].command[1:]]
+
+
+def same_ports(files: Files, native: dict[str, Launch]) -> None:
+    """Published are the table's ports, on this machine alone; the admin ports stay inside."""
+    for name, service in files.services.items():
+        port = compose.PORT_BASE + PARTS[name].port if name in PARTS and PARTS[name].port else 0
+        assert service.get("ports", []) == ([f"127.0.0.1:{port}:{port}"] if port else []), name
+        assert service.get("network_mode") == (None if name in PARTS else "none"), name
+
+
+def same_order(files: Files, native: dict[str, Launch]) -> None:
+    for part in PARTS.values():
+        given = files.services[part.name].get("depends_on", {})
+        expected = {name: {"condition": healthy_or_done(name)} for name in part.after}
+        assert {name: needs for name, needs in given.items() if name not in HELPERS} == expected, part.name
+    for name in ("postgres", "ledger"):
+        assert files.services[name]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
+
+
+def same_bounds(files: Files, native: dict[str, Launch]) -> None:
+    """Memory, and the time that each is given to end."""
+    for part in PARTS.values():
+        service = files.services[part.name]
+        assert service["mem_limit"] == f"{part.resident_bound_mb}m", part.name
+        assert service["stop_grace_period"] == f"{native[part.name].stop_timeout_s:g}s", part.name
+        assert service.get("stop_signal", "SIGTERM") == native[part.name].stop_signal.name, part.name
+
+
+def same_settings(files: Files, native: dict[str, Launch]) -> None:
+    """Every LAB_ setting of a native process, and no other; addresses name containers instead of this machine."""
+    for part in SERVICES:
+        given = dict(files.services[part.name]["environment"])
+        assert {name for name, value in given.items() if value is None} == set(PASSED_ON), part.name
+        expected = dict(native[part.name].environment)
+        for address in ("LAB_KAFKA", "LAB_POSTGRES", "LAB_LEDGER", "LAB_PROVIDER"):
+            assert given.pop(address) == address_in_compose(address), part.name
+            del expected[address]
+        assert (given["LAB_BIND"], given["LAB_HOME"]) == ("0.0.0.0", "/tmp/lab")  # noqa: S104, S108
+        differing = {"LAB_BIND", "LAB_HOME", "LAB_LOG_FILE", "LAB_TOKEN", "LAB_SUPERVISOR", "PYTHONPATH", "PGPASSFILE"}
+        of_this_shell = {"PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LAB_CACHE"}
+        left_out = differing | of_this_shell | set(PASSED_ON)
+        assert {n: v for n, v in given.items() if n not in left_out} == {
+            n: v for n, v in expected.items() if n not in left_out
+        }, part.name
+        assert not {"LAB_TOKEN", "LAB_SUPERVISOR", "LAB_LOG_FILE"} & given.keys()  # no supervisor; logs go to stderr
+        known = {"LAB_" + field.upper() for field in Settings.__struct_fields__}
+        assert {name for name in given if name.startswith("LAB_")} <= known, part.name
+
+
+def address_in_compose(setting: str) -> str:
+    def at(part: str) -> str:
+        return f"{part}:{compose.PORT_BASE + PARTS[part].port}"
+
+    return {
+        "LAB_KAFKA": "kafka:9092",
+        "LAB_POSTGRES": f"postgresql://{postgres.USER}@{at('postgres')}",
+        "LAB_LEDGER": f"postgresql://{postgres.USER}@{at('ledger')}",
+        "LAB_PROVIDER": f"http://{at('provider')}",
+    }[setting]
+
+
+def same_postgres(files: Files, native: dict[str, Launch]) -> None:
+    for name in ("postgres", "ledger"):
+        service = files.services[name]
+        given, expected = options(service["command"]), options(native[name].command)
+        assert service["command"][0] == "postgres"
+        assert service["environment"]["PGPORT"] == expected.pop("port")
+        assert given.pop("listen_addresses") == "*"
+        assert expected.pop("listen_addresses") == "127.0.0.1"
+        assert given.pop("unix_socket_directories") == "/var/run/postgresql"
+        assert expected.pop("unix_socket_directories") == ""
+        assert given == expected
+        assert service["environment"]["POSTGRES_USER"] == postgres.USER
+        assert service["environment"]["POSTGRES_INITDB_ARGS"] == "--auth=scram-sha-256 --encoding=UTF8 --locale=C"
+
+
+def same_kafka(files: Files, native: dict[str, Launch]) -> None:
+    """The image makes `min.insync.replicas` of KAFKA_MIN_INSYNC_REPLICAS; the JVM's options go other ways."""
+    part, environment = PARTS["kafka"], dict(files.services["kafka"]["environment"])
+    jvm = f"{environment.pop('KAFKA_HEAP_OPTS')} {environment.pop('KAFKA_JVM_PERFORMANCE_OPTS')}".split()
+    of_paths = ("-Dlog4j2", f"{kafka.java()}", "-cp")
+    words = [word for word in native["kafka"].command[:-4] if not word.startswith(of_paths)]
+    assert sorted(jvm) == sorted(words)
+    assert environment.pop("KAFKA_LOG4J_OPTS") == "-Dlog4j2.configurationFile=/etc/lab/log4j2.xml"
+    given = {name[6:].lower().replace("_", "."): v for name, v in environment.items() if name.startswith("KAFKA_")}
+    port, controller = compose.PORT_BASE + part.port, compose.PORT_BASE + part.second_port
+    expected = kafka.properties(Path("/var/lib/kafka/data"), "127.0.0.1", port, controller)
+    assert expected.pop("controller.quorum.bootstrap.servers") == f"127.0.0.1:{controller}"
+    inside, outside, quorum = "PLAINTEXT", "HOST", f"CONTROLLER://127.0.0.1:{controller}"
+    assert given == {
+        **expected,
+        "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+        "listeners": f"{inside}://0.0.0.0:9092,{outside}://0.0.0.0:{port},{quorum}",
+        "advertised.listeners": f"{inside}://kafka:9092,{outside}://127.0.0.1:{port},{quorum}",
+        "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,HOST:PLAINTEXT,CONTROLLER:PLAINTEXT",
+    }
+
+
+def same_prometheus(files: Files, native: dict[str, Launch]) -> None:
+    own = ("--config.file=", "--storage.tsdb.path=", "--web.listen-address=")
+    command = files.services["prometheus"]["command"]
+    assert [word for word in command if not word.startswith(own)] == [
+        word for word in native["prometheus"].command[1:] if not word.startswith(own)
+    ]
+    assert f"--web.listen-address=0.0.0.0:{compose.PORT_BASE + PARTS['prometheus'].port}" in command
+
+
+def pinned_images(files: Files, native: dict[str, Launch]) -> None:
+    """Every image comes from .env and has a version there; the Dockerfile's default is the same."""
+    for name, service in files.services.items():
+        variable = re.fullmatch(r"\$\{(\w+)\}", service["image"])
+        assert variable, name
+        assert variable[1] in files.images, name
+    for image in files.images.values():
+        assert re.fullmatch(r"[\w./-]+:v?\d+\.\d+[\w.-]*", image), image
+    assert f"ARG PYTHON_IMAGE={files.images['PYTHON_IMAGE']}\n" in (ROOT / "Dockerfile").read_text()
+
+
+def contained(files: Files, native: dict[str, Launch]) -> None:
+    """Nobody is root or can become it, writes outside its volumes, or logs without a bound."""
+    for name, service in files.services.items():
+        assert str(service["user"]).split(":")[0] not in ("root", "0", ""), name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert service["read_only"] is True, name
+        assert service["logging"]["options"].keys() == {"max-size", "max-file"}, name
+        assert not service.keys() & {"privileged", "cap_add", "devices", "pid", "ipc", "userns_mode"}, name
+        assert not any("docker.sock" in str(volume) for volume in service.get("volumes", [])), name
+
+
+def probed_and_restarted(files: Files, native: dict[str, Launch]) -> None:
+    """What runs on is probed and restarted; what runs once is neither."""
+    for name, service in files.services.items():
+        once = name in HELPERS or PARTS[name].kind == "task"
+        assert service["restart"] == ("no" if once else "unless-stopped"), name
+        if once:
+            assert service["healthcheck"] == {"disable": True}, name
+        else:
+            assert service["healthcheck"]["test"][0] == "CMD", name
+            assert {"interval", "timeout", "retries", "start_period"} <= service["healthcheck"].keys(), name
+        if name in PARTS and PARTS[name].admin_port:
+            assert "/readyz" in service["healthcheck"]["test"][-1], name
+
+
+def no_secret_in_the_files(files: Files, native: dict[str, Launch]) -> None:
+    """The password is read from the volume; an address without one makes every client look into PGPASSFILE."""
+    assert not re.search(r"://[^\s/@]*:[^\s/@]*@", files.text)
+    written = [str(value) for value in files.images.values()]
+    for service in files.services.values():
+        environment = service.get("environment", {})
+        secret = {name for name in environment if re.search("PASSWORD|SECRET|TOKEN", name)}
+        assert secret <= {"POSTGRES_PASSWORD_FILE"}
+        written += [str(value) for value in environment.values()]
+    assert all("password" not in value.replace("/run/lab/password", "") for value in written)
+    for part in PARTS.values():
+        volumes = files.services[part.name].get("volumes", [])
+        assert ("secrets:/run/lab:ro" in volumes) is (part.kind not in ("kafka", "prometheus")), part.name
+
+
+CHECKS: list[Callable[[Files, dict[str, Launch]], None]] = [
+    same_processes,
+    same_commands,
+    same_ports,
+    same_order,
+    same_bounds,
+    same_settings,
+    same_postgres,
+    same_kafka,
+    same_prometheus,
+    pinned_images,
+    contained,
+    probed_and_restarted,
+    no_secret_in_the_files,
+]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+def test_the_compose_file_says_the_same_as_the_native_stack(
+    check: Callable[[Files, dict[str, Launch]], None], files: Files, native: dict[str, Launch]
+) -> None:
+    check(files, native)
+
+
+def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, str, Any]]:
+    """(the check that must notice, service, path of keys, wrong value; None takes the key away)."""
+    yield same_processes, "refunds", "", None
+    yield same_commands, "refunds", "command", ["python", "-m", "services.orders"]
+    yield same_commands, "arm.at_least_once", "command", ["python", "-m", "services.payments", "effectively_once"]
+    yield same_ports, "orders", "ports", ["127.0.0.1:21020:21021"]
+    yield same_ports, "orders", "ports", ["21020:21020"]
+    yield same_ports, "ledger", "ports", ["0.0.0.0:21004:21004"]
+    yield same_ports, "relay", "ports", ["127.0.0.1:21110:21110"]
+    yield same_ports, "relay", "network_mode", "host"
+    yield same_order, "arm.at_least_once", "depends_on/provider", None
+    yield same_order, "provision", "depends_on/kafka/condition", "service_started"
+    yield same_order, "ledger", "depends_on", None
+    yield same_bounds, "kafka", "mem_limit", "768m"
+    yield same_bounds, "relay", "mem_limit", None
+    yield same_bounds, "postgres", "stop_signal", "SIGTERM"
+    yield same_bounds, "kafka", "stop_grace_period", "10s"
+    yield same_settings, "relay", "environment/LAB_PROCESS", "relay"
+    yield same_settings, "orders", "environment/LAB_ADMIN_PORT", "21102"
+    yield same_settings, "orders", "environment/LAB_CHUNK", "7"
+    yield same_settings, "orders", "environment/LAB_CHUNKS", "7"
+    yield same_settings, "orders", "environment/LAB_FAULTS", "1"
+    yield same_settings, "orders", "environment/LAB_LEDGER", "postgresql://lab@postgres:21001"
+    yield same_settings, "orders", "environment/MALLOC_ARENA_MAX", None
+    yield same_postgres, "ledger", "command", ["postgres", "-csynchronous_commit=off"]
+    yield same_postgres, "ledger", "environment/PGPORT", "5432"
+    yield same_postgres, "postgres", "environment/POSTGRES_INITDB_ARGS", "--auth=trust"
+    yield same_kafka, "kafka", "environment/KAFKA_LOG_RETENTION_MS", "604800000"
+    yield same_kafka, "kafka", "environment/KAFKA_NUM_PARTITIONS", "3"
+    yield same_kafka, "kafka", "environment/KAFKA_AUTO_CREATE_TOPICS_ENABLE", None
+    yield same_kafka, "kafka", "environment/KAFKA_HEAP_OPTS", "-Xmx1g -Xms256m"
+    yield same_prometheus, "prometheus", "command", ["--storage.tsdb.retention.time=15d"]
+    yield pinned_images, "kafka", "image", "apache/kafka:4.3.1"
+    yield pinned_images, "kafka", "image", "${NO_SUCH_IMAGE}"
+    yield contained, "kafka", "user", "0:0"
+    yield contained, "orders", "user", "root"
+    yield contained, "orders", "privileged", True
+    yield contained, "orders", "cap_add", ["SYS_ADMIN"]
+    yield contained, "postgres", "read_only", False
+    yield contained, "prometheus", "volumes", ["/var/run/docker.sock:/var/run/docker.sock"]
+    yield contained, "relay", "logging/options/max-size", None
+    yield probed_and_restarted, "kafka", "healthcheck", {"disable": True}
+    yield probed_and_restarted, "orders", "healthcheck/test", ["CMD", "true"]
+    yield probed_and_restarted, "provision", "restart", "always"
+    yield no_secret_in_the_files, "postgres", "environment/POSTGRES_PASSWORD", "lab"
+    yield no_secret_in_the_files, "orders", "environment/PGPASSWORD", "lab"
+    yield no_secret_in_the_files, "kafka", "volumes", ["secrets:/run/lab:ro"]
+
+
+@pytest.mark.parametrize(("check", "service", "path", "value"), list(wrongs()))
+def test_a_compose_file_that_says_something_else_is_noticed(
+    check: Callable[[Files, dict[str, Launch]], None],
+    service: str,
+    path: str,
+    value: Any,
+    files: Files,
+    native: dict[str, Launch],
+) -> None:
+    wrong = copy.deepcopy(files)
+    place: dict[str, Any] = wrong.services
+    *way, last = [service, *filter(None, path.split("/"))]
+    for key in way:
+        place = place[key]
+    if value is None:
+        del place[last]
+    else:
+        place[last] = value
+    with pytest.raises((AssertionError, KeyError)):
+        check(wrong, native)
+
+
+@pytest.mark.parametrize("image", ["postgres", "postgres:latest", "postgres:alpine", "postgres:18"])
+def test_an_image_without_a_version_is_noticed(image: str, files: Files, native: dict[str, Launch]) -> None:
+    with pytest.raises(AssertionError):
+        pinned_images(Files(files.services, {**files.images, "POSTGRES_IMAGE": image}, files.text), native)
+
+
+def test_a_password_in_an_address_is_noticed(files: Files, native: dict[str, Launch]) -> None:
+    with pytest.raises(AssertionError):
+        no_secret_in_the_files(Files(files.services, files.images, "postgresql://lab:lab@postgres:21001"), native)
+
+
+# --- the files that the containers mount or are built from
+
+
+def test_prometheus_reads_every_process_with_an_admin_endpoint_under_the_names_of_the_native_stack() -> None:
+    home = Home(Path("/nowhere"), compose.PORT_BASE)
+    targets = compose.prometheus_targets()
+    assert targets.keys() == prometheus.targets(home).keys()
+    for process, address in targets.items():
+        container, port = address.split(":")
+        assert PARTS[container].instance(0) == process
+        assert port == prometheus.targets(home)[process].split(":")[1]
+    committed = (ROOT / "deploy" / "prometheus.yml").read_text()
+    assert committed == prometheus.configuration(targets), (
+        "out of date: python -m services.stack.compose prometheus > deploy/prometheus.yml"
+    )
+
+
+def test_the_brokers_log_is_set_up_as_in_the_native_stack() -> None:
+    assert (ROOT / "deploy" / "log4j2.xml").read_text() == kafka._LOGGING
+
+
+def test_every_file_that_a_container_mounts_is_there(files: Files) -> None:
+    mounted = [v for s in files.services.values() for v in s.get("volumes", []) if v.startswith(".")]
+    assert mounted
+    for volume in mounted:
+        source, _, mode = volume.split(":")
+        assert (ROOT / source).is_file(), volume
+        assert mode == "ro", volume
+
+
+def test_the_final_stage_holds_no_build_tool_and_is_not_root() -> None:
+    final = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
+    assert "uv " not in final
+    assert "pip " not in final
+    assert "apt" not in final
+    assert final.rstrip().endswith("USER 10001:10001")
+
+
+def test_what_an_image_leaves_out_no_process_in_a_container_imports() -> None:
+    """Each module is imported in a fresh interpreter in which the native stack's libraries cannot be found."""
+    left_out = [line for line in (ROOT / "deploy" / "native-only.txt").read_text().splitlines() if line[0] != "#"]
+    modules = {part.module for part in SERVICES} | {"services.stack.compose"}
+    run = sorted(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module for module in modules)
+    away = {name.replace("-", "_"): None for name in left_out}
+    code = f"import importlib, sys; sys.modules.update({away!r}); list(map(importlib.import_module, {run!r}))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+# --- the password
+
+
+def test_the_password_is_drawn_once_and_written_for_both_readers(tmp_path: Path) -> None:
+    compose.draw_password(tmp_path)
+    password = (tmp_path / "password").read_text()
+    compose.draw_password(tmp_path)
+    assert (tmp_path / "password").read_text() == password
+    assert len(password) >= 32
+    assert not set(password) & set(":\\\n")  # libpq's separators
+    assert (tmp_path / "pgpass").read_text() == f"*:*:*:{postgres.USER}:{password}\n"
+    assert (tmp_path / "password").stat().st_mode & 0o777 == 0o444  # the image's user is another
+    assert (tmp_path / "pgpass").stat().st_mode & 0o777 == 0o600  # libpq and asyncpg refuse it otherwise
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["password", "pgpass"]
+
+
+def test_two_labs_draw_two_passwords(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        compose.draw_password(tmp_path / name)
+    assert (tmp_path / "a" / "password").read_text() != (tmp_path / "b" / "password").read_text()
+
+
+def test_a_start_that_died_between_the_two_files_is_mended_by_the_next(tmp_path: Path) -> None:
+    compose.draw_password(tmp_path)
+    (tmp_path / "pgpass").unlink()
+    (tmp_path / "pgpass.part").write_text("half")
+    compose.draw_password(tmp_path)
+    password = (tmp_path / "password").read_text()
+    assert (tmp_path / "pgpass").read_text() == f"*:*:*:{postgres.USER}:{password}\n"
+
+
+def test_an_unknown_command_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        compose.main(["passwords"])
+    assert ended.value.code == 2
+    assert "password FOLDER | prometheus" in capsys.readouterr().err
