@@ -42,8 +42,8 @@ class EffectivelyOnce:
         met = await self._reserve(chunk.firsts, chunk.repeats)
         conflicts = [_conflict(*pair) for pair in met if pair[1]["decision"] == "conflict"]
         resumed = {m.id: row["first_attempt"] for m, row in met if row["decision"] == "resumed"}
-        known = {m.id for m, _ in met if m.id not in resumed}
-        todo = [m for m in chunk.firsts if m.id not in known or m.id in resumed]
+        known = {m.at for m, _ in met}  # by place: a repeat within the chunk says nothing about the first one
+        todo = [m for m in chunk.firsts if m.at not in known or m.id in resumed]
         tools.count("record", "applied", sum("charge" not in m.effects for m in todo))
         charging = wanting("charge", todo)
         letters = await self._charge(charging, resumed) if charging else []
