@@ -7,10 +7,13 @@ Faust's membership, assignment, fetching and rebalancing are used as they are.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import faust
+from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import ConsumerMessage
@@ -35,10 +38,36 @@ class _Thread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer, which Faust runs in a thread of its own."""
 
     async def commit_exactly(self, positions: dict[Any, int]) -> None:
-        """Commit, and raise what aiokafka raises (Faust's own commit turns it into a crash of the app)."""
-        consumer = self._ensure_consumer()
+        """Commit, and raise what aiokafka raises (Faust's own commit turns it into a crash of the app).
+
+        Raises TimeoutError after COMMIT_TIMEOUT_S, and then nothing goes on trying: an older commit that came through
+        after a newer one would set the group back, with nothing left to commit that would put it right.
+        """
+        deadline = time.monotonic() + COMMIT_TIMEOUT_S
+        await asyncio.wait_for(self.call_thread(self._commit_until, deadline, positions), COMMIT_TIMEOUT_S + 0.5)
+
+    async def _commit_until(self, deadline: float, positions: dict[Any, int]) -> None:
         offsets = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(o, "") for tp, o in positions.items()}
-        await self.call_thread(consumer.commit, offsets)
+        async with asyncio.timeout(deadline - time.monotonic()):
+            await self._ensure_consumer().commit(offsets)
+
+    async def seek_to_committed(self) -> Mapping[Any, int]:
+        """Go back to the committed positions, returned.
+
+        aiokafka's own method leaves a partition where it is when its committed position is 0.
+        """
+        positions: Mapping[Any, int] = await self.call_thread(self._seek_all)
+        return positions
+
+    async def _seek_all(self) -> Mapping[Any, int]:
+        consumer, positions = self._ensure_consumer(), {}
+        for tp in consumer.assignment():
+            offset = await consumer.committed(tp)
+            # one that was revoked meanwhile starts at its committed position wherever it is assigned next
+            with contextlib.suppress(IllegalStateError):
+                consumer.seek(tp, offset)
+                positions[tp] = offset
+        return positions
 
 
 class SafeConsumer(driver.Consumer):
@@ -48,6 +77,7 @@ class SafeConsumer(driver.Consumer):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._prefix: Prefix[Any] = Prefix()
+        self._room = asyncio.Event()
         super().__init__(*args, **options)
         deliver_on = self.callback  # type: ignore[has-type]
 
@@ -62,6 +92,9 @@ class SafeConsumer(driver.Consumer):
 
     async def getmany(self, timeout: float) -> AsyncIterator[tuple[Any, Chunk]]:  # noqa: ASYNC109  # Faust's own
         """Yield what was fetched as chunks, until the flow stops or the generation changes."""
+        if self.flow_active and not self._get_active_partitions():
+            await self._wait_for_room(timeout)
+            return
         records, active = await self._wait_next_records(timeout)
         generation = self.app.consumer_generation_id
         if records is None or self.should_stop:
@@ -76,6 +109,22 @@ class SafeConsumer(driver.Consumer):
                 if not self.flow_active or self.app.consumer_generation_id != generation:
                     return
                 yield tp, self._to_chunk(tp, fetched[start : start + self.app.chunk_size], generation)
+
+    async def _wait_for_room(self, timeout: float) -> None:  # noqa: ASYNC109
+        """Every partition is full or paused: Faust would sleep for a whole second."""
+        self._room.clear()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._room.wait(), timeout)
+
+    def on_buffer_drop(self, tp: Any) -> None:
+        """A full partition is fetched from again."""
+        super().on_buffer_drop(tp)
+        self._room.set()
+
+    def resume_flow(self) -> None:
+        """A rebalance is over."""
+        super().resume_flow()
+        self._room.set()
 
     def _to_chunk(self, tp: Any, records: list[ConsumerRecord], generation: int) -> Chunk:
         last = records[-1]
@@ -104,7 +153,7 @@ class SafeConsumer(driver.Consumer):
         if not positions:
             return False
         try:
-            await asyncio.wait_for(self._thread.commit_exactly(positions), COMMIT_TIMEOUT_S)
+            await self._thread.commit_exactly(positions)
         except Exception as error:  # any: a commit that failed is tried again, it never ends the app
             self.app.report("offset.commit_failed", positions=_readable(positions), error=f"{error!r:.300}")
             return False
@@ -115,7 +164,10 @@ class SafeConsumer(driver.Consumer):
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         """Let what is being worked on finish (bounded), commit it, and forget the rest: it will be delivered again."""
         if revoked:
-            await self.app.settle(revoked)
+            self.pause_partitions(revoked)  # nothing that is fetched from here on would be begun
+            self._buffered_partitions.clear()
+            await self.app.settle()
+            await self.maybe_wait_for_commit_to_finish()  # it began before the last chunks were finished
             await self.commit()
             self.app.report("offset.revoked", partitions=sorted(f"{tp.topic}/{tp.partition}" for tp in revoked))
         self._prefix.forget(revoked)
@@ -145,7 +197,7 @@ class DeliveryApp(faust.App):
 
     chunk_size: int
     report: Report
-    settle: Callable[[Iterable[Any]], Awaitable[None]]
+    settle: Callable[[], Awaitable[None]]
 
     def _create_directories(self) -> None:
         """None: there are no tables to keep."""
@@ -175,6 +227,7 @@ def make_app(group: str, settings: Settings) -> DeliveryApp:
         broker_heartbeat_interval=settings.heartbeat_s,
         broker_rebalance_timeout=2 * settings.session_timeout_s,
         broker_commit_interval=COMMIT_EVERY_S,
+        consumer_auto_offset_reset="none",  # records that are gone are an error, never skipped in silence
         stream_wait_empty=False,  # `settle` waits, bounded; Faust's own wait has no end
     )
     app.chunk_size = settings.chunk

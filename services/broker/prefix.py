@@ -20,7 +20,7 @@ Partition = TypeVar("Partition")
 
 
 class Prefix(Generic[Partition]):
-    """What a group member may commit. Bounded by what the caller has in flight."""
+    """What a group member may commit. Bounded by what the caller has in flight: chunks that nobody has finished."""
 
     def __init__(self) -> None:
         self._delivered: defaultdict[Partition, deque[Delivery]] = defaultdict(deque)
@@ -48,7 +48,3 @@ class Prefix(Generic[Partition]):
         for partition in list(self._delivered) if partitions is None else list(partitions):
             self._delivered.pop(partition, None)
             self._finished.pop(partition, None)
-
-    def in_flight(self) -> int:
-        """Deliveries that are not finished or stand behind one that is not."""
-        return sum(len(deliveries) for deliveries in self._delivered.values())

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 import uvloop
@@ -53,7 +53,7 @@ async def consume(process: Process, app: DeliveryApp, tools: Tools, arm: Arm) ->
     @app.agent(app.topic(*(topic.name for topic in MAIN_TOPICS), value_type=bytes, value_serializer="raw"))  # type: ignore[untyped-decorator]
     async def receive(stream: Any) -> None:
         async for event in stream.noack().events():
-            await lanes.put(event)
+            lanes.put(event)
 
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -72,7 +72,7 @@ async def consume(process: Process, app: DeliveryApp, tools: Tools, arm: Arm) ->
     for task in running:
         task.cancel()
     with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_let_go(app, lanes), STOP_TIMEOUT_S)
+        await asyncio.wait_for(_let_go(app, lanes, running), STOP_TIMEOUT_S)
     await admin.cleanup()
     for task in ended:
         await task
@@ -80,9 +80,10 @@ async def consume(process: Process, app: DeliveryApp, tools: Tools, arm: Arm) ->
         raise RuntimeError(f"Faust stopped by itself: {app.crash_reason!r}")
 
 
-async def _let_go(app: DeliveryApp, lanes: Lanes) -> None:
+async def _let_go(app: DeliveryApp, lanes: Lanes, cancelled: Iterable[asyncio.Future[Any]]) -> None:
     """Finish what is in hand, commit it, leave the group (so that its partitions are not waited for)."""
-    await lanes.stop()
+    await asyncio.gather(lanes.stop(), asyncio.wait(cancelled))
+    await app.consumer.maybe_wait_for_commit_to_finish()  # it began before the last chunks were finished
     await app.consumer.commit()
     await app.stop()
 

@@ -32,7 +32,7 @@ class NeverMore(Exception):
 
 
 class Patience:
-    """Tries of one arm. `fresh` ends the waiting when the work was taken away."""
+    """Tries of one arm. Work that was taken away meanwhile is cancelled by its lane."""
 
     def __init__(self, arm: str, log: Log, metrics: Metrics) -> None:
         self._arm = arm
