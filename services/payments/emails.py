@@ -13,9 +13,9 @@ from services.payments.patience import CallFailed
 if TYPE_CHECKING:
     from services.payments.arms.base import Tools
 
-BATCH: Final = 100
 IDLE_S: Final = 0.5
 SWEEP_EVERY_S: Final = 5.0
+CLAIM_LASTS: Final = 5  # call time-outs: far longer than a live claimant takes
 PAUSE_S: Final = 1.0  # after a refusal that came before anything happened
 
 
@@ -26,34 +26,39 @@ class EmailSender:
         self._tools = tools
         self._wake = asyncio.Event()
         self._swept = 0.0
-        # longer than the slowest batch: every slot busy with a call that times out
-        rounds = BATCH / max(1, tools.settings.provider_concurrency) + 1
-        self._claim_lasts_s = 2 * rounds * tools.settings.provider_timeout_s
+        self._batch = max(1, tools.settings.provider_concurrency)  # what is claimed is called at once
+        self._claim_lasts_s = CLAIM_LASTS * tools.settings.provider_timeout_s
 
     def wake(self) -> None:
         """There may be rows to send."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Send until cancelled."""
+        """Send until cancelled. What is claimed by then is still sent and settled, so that nobody has to wonder."""
         while True:
             self._wake.clear()
             await self._sweep()
-            if await self._send_batch() == BATCH:
+            batch = asyncio.create_task(self._send_batch(), name="emails")
+            try:
+                claimed = await asyncio.shield(batch)
+            except asyncio.CancelledError:
+                await batch
+                raise
+            if claimed == self._batch:
                 continue
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), IDLE_S)
 
     async def _send_batch(self) -> int:
         tools = self._tools
-        rows = await tools.ledger.fetch("claim_emails", tools.life, BATCH)
+        rows = await tools.ledger.fetch("claim_emails", tools.life, self._batch)
         if not rows:
             return 0
         await tools.failpoints.hit("process.after_email_claimed_before_sent")
         states = await asyncio.gather(*(self._send(row) for row in rows))
-        await tools.ledger.fetch("settle_emails", [row["message_id"] for row in rows], states, tools.life)
         refused = [row for row, state in zip(rows, states, strict=True) if state == "refused"]
         await tools.ledger.insert_dead_letters([_letter(row) for row in refused])
+        await tools.ledger.fetch("settle_emails", [row["message_id"] for row in rows], states, tools.life)
         for state, outcome in (("sent", "applied"), ("uncertain", "uncertain"), ("refused", "refused")):
             tools.count("email", outcome, states.count(state))
         if "pending" in states:

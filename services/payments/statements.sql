@@ -33,8 +33,8 @@ SELECT a.*, $3::uuid FROM applied a WHERE a.message_id = ANY ($2::uuid[])
 
 -- claim_emails: from here on these emails are this life's; committed before any call, so that none is sent twice
 UPDATE {schema}.emails SET state = 'claimed', claimed_by = $1::uuid, claimed_at = clock_timestamp()
- WHERE message_id IN (SELECT message_id FROM {schema}.emails WHERE state = 'pending' ORDER BY message_id LIMIT $2
-                         FOR UPDATE SKIP LOCKED)
+ WHERE message_id = ANY (ARRAY(SELECT message_id FROM {schema}.emails WHERE state = 'pending' ORDER BY at LIMIT $2
+                                  FOR UPDATE SKIP LOCKED))
 RETURNING message_id, customer_id, topic, partition, "offset";
 
 -- settle_emails: what became of claimed emails; one that was swept as uncertain meanwhile is known again

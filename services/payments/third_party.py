@@ -15,14 +15,18 @@ from services.settings import Settings
 
 
 class Provider:
-    """Calls under one account. Use as an async context manager; at most `provider_concurrency` calls are in flight."""
+    """Calls under one account. Use as an async context manager.
+
+    At most `provider_concurrency` calls are in flight on each path: a claimed email never waits behind charges.
+    """
 
     def __init__(self, settings: Settings, account: str, life: UUID) -> None:
         self._base = settings.provider.rstrip("/")
         self._account = account
         self._agent = f"delivery-lab/{life}"
         self._timeout = aiohttp.ClientTimeout(total=settings.provider_timeout_s)
-        self._slots = asyncio.Semaphore(settings.provider_concurrency)
+        slots = settings.provider_concurrency
+        self._slots = {path: asyncio.Semaphore(slots) for path in ("/v1/charges", "/v1/emails")}
 
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(timeout=self._timeout, headers={"User-Agent": self._agent})
@@ -67,7 +71,7 @@ class Provider:
         await self._request("POST", path, json=body, headers=headers, accept=(200, 201))
 
     async def _request(self, method: str, path: str, *, accept: tuple[int, ...], **options: Any) -> tuple[int, bytes]:
-        async with self._slots:
+        async with self._slots[path]:
             try:
                 async with self._session.request(method, self._base + path, **options) as response:
                     answer = await response.read()
