@@ -1,5 +1,6 @@
 """How the CLI speaks: answers on stdout, everything else on stderr; colours that honour NO_COLOR; exit codes."""
 
+import errno
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from typing import Any, NoReturn
 
 import msgspec
 from rich.console import Console
+from rich.markup import escape
 
 from services.stack.client import NotUp, Refused
 from services.stack.errors import StackError
@@ -25,16 +27,20 @@ class Exit(IntEnum):
     FAILED = 1
     USAGE = 2
     NOT_UP = 3
+    INTERRUPTED = 130
+
+
+_CONFLICT = 409
 
 
 def say(text: str) -> None:
     """A line of progress."""
-    err.print(text, markup=False)
+    err.print(text, markup=False, soft_wrap=True)
 
 
 def fail(code: Exit, text: str) -> NoReturn:
     """End with a sentence on stderr."""
-    err.print(f"[red]lab:[/red] {text}", soft_wrap=True)
+    err.print(f"[red]lab:[/red] {escape(text)}", soft_wrap=True)
     sys.exit(code)
 
 
@@ -58,11 +64,22 @@ def errors_as_sentences() -> Iterator[None]:
         yield
     except NotUp as error:
         fail(Exit.NOT_UP, str(error))
-    except (Refused, UnknownPart) as error:
-        # wrong name, wrong argument, wrong state: nothing was changed
+    except UnknownPart as error:
         fail(Exit.USAGE, str(error))
+    except Refused as error:
+        # a wrong name or argument is usage; the right words at the wrong time have failed
+        fail(Exit.FAILED if error.status == _CONFLICT else Exit.USAGE, str(error))
     except StackError as error:
         fail(Exit.FAILED, str(error))
+    except OSError as error:
+        fail(Exit.FAILED, _of_the_machine(error))
+
+
+def _of_the_machine(error: OSError) -> str:
+    place = f" at {error.filename}" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full{place}: make room, or choose other folders with LAB_HOME and LAB_CACHE"
+    return f"{error.strerror or error}{place}: `lab doctor` looks at this machine"
 
 
 def seconds(text: str) -> float:

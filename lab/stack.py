@@ -1,19 +1,21 @@
 """`lab up | down | status | logs | doctor | env | kill | freeze | thaw | restart | scale`."""
 
 import json
+import shlex
 import sys
 import time
-from collections.abc import Iterator
-from pathlib import Path
+from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say
 from services.stack import client, control
 from services.stack.checks import hints, problems
-from services.stack.parts import UnknownPart, find
+from services.stack.logfiles import tail
+from services.stack.parts import find
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Name = Annotated[str, typer.Argument(help="A process (relay#0) or all replicas of a part (relay).")]
@@ -30,9 +32,12 @@ def up(
     begun = time.monotonic()
     chosen = tuple(name for name in only.split(",") if name)
     with errors_as_sentences():
-        status = control.up(home(), faults=faults, seed=seed, only=chosen, say=say)
+        try:
+            answer = control.up(home(), faults=faults, seed=seed, only=chosen, say=say)
+        except KeyboardInterrupt:
+            fail(Exit.INTERRUPTED, "interrupted; nothing was left running")
     say(f"up after {time.monotonic() - begun:.0f} s; `lab status` shows the parts, `lab down` ends them")
-    for name, url in status["urls"].items():
+    for name, url in answer["urls"].items():
         out.print(f"{name:<12} {url}", markup=False)
 
 
@@ -45,7 +50,8 @@ def down() -> None:
 
 def status(as_json: Json = False) -> None:
     """Show every process: state, restarts, memory."""
-    answer = client.status(home())
+    with errors_as_sentences():
+        answer = client.status(home())
     if as_json:
         answer_json(answer)
         return
@@ -69,7 +75,7 @@ def status(as_json: Json = False) -> None:
     out.print(table)
     for p in answer["processes"]:
         if p["why"]:
-            out.print(f"[yellow]{p['name']}[/] {p['why']}: see `lab logs {p['name']}`", soft_wrap=True)
+            out.print(f"[yellow]{p['name']}[/] {escape(p['why'])}", soft_wrap=True)
     for name, url in answer["urls"].items():
         out.print(f"[dim]{name:<12}[/] {url}")
 
@@ -81,35 +87,23 @@ def logs(
     as_json: Annotated[bool, typer.Option("--json", help="The lines as they were written.")] = False,
 ) -> None:
     """Show the log of one process."""
-    place = home()
-    if name != "supervisor":
-        try:
-            part, replica = find(name)
-        except UnknownPart as error:
-            fail(Exit.USAGE, str(error.args[0]))
-        name = part.instance(replica or 0)
-    file = place.log_file(name)
+    with errors_as_sentences():
+        name = name if name == "supervisor" else _process_name(name)
+    file = home().log_file(name)
     if not file.exists():
-        fail(Exit.USAGE, f"{name} has no log yet at {file}")
-    for line in _tail(file, lines, follow=follow):
-        if as_json:
-            sys.stdout.write(line + "\n")
-        else:
-            out.print(_readable(line), soft_wrap=True)
+        fail(Exit.FAILED, f"{name} has no log at {file}: it was never started in this lab")
+    with suppress(KeyboardInterrupt):  # the way to end --follow
+        for line in tail(file, lines, follow=follow):
+            if as_json:
+                sys.stdout.write(line + "\n")
+                sys.stdout.flush()
+            else:
+                out.print(_readable(line), soft_wrap=True)
 
 
-def _tail(file: Path, lines: int, *, follow: bool) -> Iterator[str]:
-    with file.open(encoding="utf-8", errors="replace") as stream:
-        stream.seek(max(0, file.stat().st_size - 400 * lines))
-        yield from stream.read().splitlines()[-lines:]
-        try:
-            while follow:
-                if text := stream.readline():
-                    yield text.rstrip("\n")
-                else:
-                    time.sleep(0.2)
-        except KeyboardInterrupt:
-            return
+def _process_name(name: str) -> str:
+    part, replica = find(name)
+    return part.instance(replica or 0)
 
 
 def _readable(line: str) -> str:
@@ -119,11 +113,11 @@ def _readable(line: str) -> str:
         head = f"[dim]{record.pop('time')[11:23]}[/] "
         level, event = record.pop("level"), record.pop("event")
     except (ValueError, KeyError, TypeError, AttributeError):
-        return line.replace("[", r"\[")
+        return escape(line)
     for noise in ("service.name", "life"):
         record.pop(noise, None)
     colour = {"error": "red", "warning": "yellow"}.get(level, "green")
-    rest = " ".join(f"[dim]{key}=[/]{value}" for key, value in record.items())
+    rest = " ".join(f"[dim]{escape(key)}=[/]{escape(str(value))}" for key, value in record.items())
     return f"{head}[{colour}]{event}[/] {rest}"
 
 
@@ -131,8 +125,9 @@ def doctor(as_json: Json = False) -> None:
     """Look at this machine: what keeps the lab from starting, and what could be better."""
     place = home()
     running = place.read_state() is not None
-    found = [] if running else problems(place)
-    better = hints(place)
+    with errors_as_sentences():
+        found = [] if running else problems(place)
+        better = hints(place)
     if as_json:
         answer_json({"ok": not found, "up": running, "problems": found, "hints": better})
     else:
@@ -152,7 +147,7 @@ def env() -> None:
     if place.read_state() is None:
         fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
     for name, value in {**place.addresses(), "LAB_HOME": str(place.path)}.items():
-        sys.stdout.write(f"export {name}={value}\n")
+        sys.stdout.write(f"export {name}={shlex.quote(value)}\n")
 
 
 def kill(
@@ -186,11 +181,8 @@ def scale(name: Name, replicas: Annotated[int, typer.Argument(min=0, help="How m
 
 
 def _act(action: str, name: str, *, hold: bool = False) -> None:
-    try:
-        find(name)
-    except UnknownPart as error:
-        fail(Exit.USAGE, str(error.args[0]))
     with errors_as_sentences():
+        find(name)  # a name that no process has is said whether the lab is up or not
         answer = client.act(home(), action, name, hold=hold)
     for process in answer["processes"]:
         say(f"{action}: {process['name']} (pid {process['pid'] or 'none'})")

@@ -1,6 +1,7 @@
 """The supervisor's HTTP API: status for everyone on this machine, everything else for who holds the lab's token."""
 
 import asyncio
+import contextlib
 import hmac
 import time
 from collections.abc import Awaitable, Callable
@@ -33,12 +34,14 @@ def make_api(supervisor: "Supervisor") -> web.Application:
                 return _error(401, "the lab's token is missing or wrong (it lies in LAB_HOME/run/token.secret)")
         try:
             return await handler(request)
-        except (UnknownPart, KeyError) as error:
-            return _error(404, str(error.args[0]))
+        except UnknownPart as error:
+            return _error(404, str(error))
         except ProcessLookupError as error:
             return _error(409, str(error.args[0]))
         except (FailpointError, ValueError, msgspec.DecodeError) as error:
             return _error(400, str(error))
+        except web.HTTPException as error:  # no such path, another method, a body over the bound
+            return _error(error.status, error.reason)
 
     app = web.Application(middlewares=[guard], client_max_size=64 * 1024)
     control, faults = _Control(supervisor), _Faults(supervisor)
@@ -58,6 +61,28 @@ def make_api(supervisor: "Supervisor") -> web.Application:
     return app
 
 
+class _Target(msgspec.Struct, forbid_unknown_fields=True):
+    """Whom an action is for: `relay#0`, or all replicas of `relay`."""
+
+    name: str
+    hold: bool = False
+
+
+class _Scale(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    replicas: int
+
+
+class _Arming(msgspec.Struct, forbid_unknown_fields=True):
+    failpoint: str
+    action: str
+
+
+class _Pass(msgspec.Struct):
+    failpoint: str
+    process: str
+
+
 class _Control:
     """Processes: status, kill, freeze, thaw, restart, scale."""
 
@@ -73,6 +98,7 @@ class _Control:
                 "state": "up" if up else "partial",
                 "processes": [_describe(c) for c in children],
                 "urls": {n: u for n, u in self._supervisor.home.urls().items() if n in self._supervisor.children},
+                "parts": self._supervisor.order,
                 "faults": self._supervisor.faults,
                 "seed": self._supervisor.failpoints.seed,
             }
@@ -83,16 +109,16 @@ class _Control:
         return _json({"stopping": True})
 
     async def act(self, request: web.Request) -> web.Response:
-        """Body `{"name": "relay" | "relay#0", "hold": bool}`; a name without a replica means all of its replicas."""
-        body = msgspec.json.decode(await request.read(), type=dict[str, Any])
-        action, name = request.match_info["action"], str(body.get("name", ""))
-        part, replica = find(name)
+        """Act on a process, or on all replicas of a part one after the other."""
+        target = msgspec.json.decode(await request.read(), type=_Target)
+        action = request.match_info["action"]
+        part, replica = find(target.name)
         if part.kind == "task":
-            raise UnknownPart(f"{name} is a task that has run, not a process")
-        targets = [c for c in self._supervisor.of_part(part) if replica in (None, c.replica)]
-        if not targets:
-            raise ProcessLookupError(f"{name} is not running: there is no such replica")
-        acted = [await self._one(action, child, hold=bool(body.get("hold"))) for child in targets]
+            raise UnknownPart(f"{target.name} is a task that has run, not a process")
+        children = [c for c in self._supervisor.of_part(part) if replica in (None, c.replica)]
+        if not children:
+            raise ProcessLookupError(f"{target.name} is not running: there is no such process in this lab now")
+        acted = [await self._one(action, child, hold=target.hold) for child in children]
         return _json({"action": action, "processes": acted})
 
     async def _one(self, action: str, child: "Child", *, hold: bool) -> dict[str, Any]:
@@ -104,25 +130,17 @@ class _Control:
         elif action == "thaw":
             child.thaw()
         elif action == "restart":
-            await self._restart(child)
+            await child.restart()
         else:
-            raise KeyError(f"unknown action {action!r}; the actions are kill, freeze, thaw, restart")
+            raise ValueError(f"unknown action {action!r}; the actions are kill, freeze, thaw, restart")
         self._supervisor.nemesis.write(action, child.name, pid=before, hold=hold)
         self._supervisor.log.event("fault", fault=action, target=child.name, pid=before)
         return {"name": child.name, "pid": before}
 
-    async def _restart(self, child: "Child") -> None:
-        if child.state == "failed":
-            self._supervisor.revive(child)
-        elif child.held:
-            child.release()
-        else:
-            await child.terminate()
-
     async def scale(self, request: web.Request) -> web.Response:
-        body = msgspec.json.decode(await request.read(), type=dict[str, Any])
-        part, _ = find(str(body.get("name", "")))
-        await self._supervisor.scale(part, int(body.get("replicas", 1)))
+        wanted = msgspec.json.decode(await request.read(), type=_Scale)
+        part, _ = find(wanted.name)
+        await self._supervisor.scale(part, wanted.replicas)
         return _json({"name": part.name, "replicas": len(self._supervisor.of_part(part))})
 
 
@@ -133,6 +151,7 @@ class _Faults:
         self._supervisor = supervisor
         self._registry = supervisor.failpoints
         self._known: dict[str, int] = {}  # process -> version of the armed set that it has taken in
+        self._changed = asyncio.Event()  # of the armed set; a new one for each change
 
     async def listing(self, _: web.Request) -> web.Response:
         passes = [{"failpoint": f, "process": p, "passes": n} for (f, p), n in self._registry.passes.items()]
@@ -142,10 +161,10 @@ class _Faults:
         """Body `{"failpoint": name, "action": "kill nth=2"}`; answers when every running process knows."""
         if not self._supervisor.faults:
             return _error(403, "this lab was started without faults; `lab down` and `lab up --faults` allow them")
-        body = msgspec.json.decode(await request.read(), type=dict[str, str])
-        armed = parse(body.get("failpoint", ""), body.get("action", ""))
+        body = msgspec.json.decode(await request.read(), type=_Arming)
+        armed = parse(body.failpoint, body.action)
         self._registry.arm(armed)
-        self._log("arm", armed.failpoint, action=body["action"])
+        self._log("arm", armed.failpoint, action=body.action)
         return _json({"armed": msgspec.to_builtins(armed), "known_to": await self._spread()})
 
     async def clear(self, request: web.Request) -> web.Response:
@@ -156,19 +175,17 @@ class _Faults:
 
     async def armed(self, request: web.Request) -> web.Response:
         """Long poll of a process: answers when the armed set is newer than `after`. Asking says what it knows."""
-        process, after = request.query["process"], int(request.query["after"])
+        process, after = request.query.get("process", ""), int(request.query.get("after", ""))
         self._known[process] = after
-        deadline = time.monotonic() + LONG_POLL_S
-        while after == self._registry.version and time.monotonic() < deadline:
-            if self._supervisor.stopping.is_set():
-                break
-            await asyncio.sleep(_POLL_S)
+        if after == self._registry.version:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), LONG_POLL_S)
         return _json({"version": self._registry.version, "armed": self._registry.armed_for(process)})
 
     async def passed(self, request: web.Request) -> web.Response:
         """A process passes an armed failpoint and waits for what it shall do."""
-        body = msgspec.json.decode(await request.read(), type=dict[str, str])
-        process, failpoint = body.get("process", ""), body.get("failpoint", "")
+        body = msgspec.json.decode(await request.read(), type=_Pass)
+        process, failpoint = body.process, body.failpoint
         decision = self._registry.decide(failpoint, process)
         if decision.action != "go":
             child = self._supervisor.children.get(process)
@@ -180,6 +197,8 @@ class _Faults:
 
     async def _spread(self) -> list[str]:
         """Wait, 5 s at most, until every ready process that follows failpoints has asked with the newest version."""
+        self._changed.set()
+        self._changed = asyncio.Event()
         deadline = time.monotonic() + 5
         while time.monotonic() < deadline:
             ready = {c.name for c in self._supervisor.children.values() if c.state == "ready"}
@@ -203,8 +222,9 @@ def _describe(child: "Child") -> dict[str, Any]:
         "state": child.state,
         "ready": child.ready,
         "restarts": child.restarts,
-        "rss_bytes": child.rss_bytes(),
+        "rss_bytes": child.rss_bytes,
         "why": child.why if child.state in ("failed", "held", "restarting") else "",
+        "optional": child.part.optional,
         "gloss": child.part.gloss,
     }
 

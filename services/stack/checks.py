@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 import psutil
@@ -19,10 +19,10 @@ FREE_DISK_MB: Final = 1_500  # two WALs, topics at their demo size, logs
 FREE_MEMORY_MB: Final = 2_000
 
 
-def ports(home: Home) -> dict[int, str]:
-    """Every port that the lab will listen on, and for what."""
+def ports(home: Home, names: Collection[str] = tuple(PARTS)) -> dict[int, str]:
+    """Every port that a lab of the parts `names` will listen on, and for what."""
     wanted = {home.port(SUPERVISOR_PORT): "supervisor"}
-    for part in PARTS.values():
+    for part in (PARTS[name] for name in names):
         for offset in (part.port, part.second_port):
             if offset:
                 wanted[home.port(offset)] = part.name
@@ -32,13 +32,13 @@ def ports(home: Home) -> dict[int, str]:
     return wanted
 
 
-def problems(home: Home) -> list[str]:
-    """What would keep the lab from starting."""
-    return [*_ports_in_use(home), *_disk(home), *_libraries(), *_platform()]
+def problems(home: Home, names: Collection[str] = tuple(PARTS)) -> list[str]:
+    """What would keep a lab of the parts `names` from starting."""
+    return [*_platform(), *_ports_in_use(home, names), *_disk(home), *_libraries()]
 
 
-def _ports_in_use(home: Home) -> Iterator[str]:
-    for port, purpose in sorted(ports(home).items()):
+def _ports_in_use(home: Home, names: Collection[str]) -> Iterator[str]:
+    for port, purpose in sorted(ports(home, names).items()):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -78,7 +78,11 @@ def _libraries() -> Iterator[str]:
             yield f"the library {module} is missing in {sys.prefix}: run `make setup`"
             return
     for binary in (postgres.binaries() / "postgres", kafka.java()):
-        done = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=False)
+        try:
+            done = subprocess.run([str(binary), "--version"], capture_output=True, text=True, check=False)
+        except OSError as error:
+            yield f"{binary} does not run here ({error.strerror}): remove .venv and run `make setup`"
+            continue
         if done.returncode != 0:
             yield f"{binary.name} does not run here: {done.stderr.strip()[-300:]}"
 

@@ -4,15 +4,17 @@ import asyncio
 import contextlib
 import os
 import signal
+import subprocess
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import psutil
 
 from services.stack.launch import Launch
+from services.stack.logfiles import keep_bounded
 from services.stack.parts import Part
 from services.stack.spawn import child_setup
 from services.telemetry.logs import Log
@@ -24,7 +26,6 @@ CRASHES_ALLOWED: Final = 5  # within CRASH_WINDOW_S, beyond the kills that someb
 CRASH_WINDOW_S: Final = 60.0
 PROBE_EVERY_S: Final = 1.0
 PROBE_STARTING_S: Final = 0.1
-LOG_BOUND: Final = 50 * 1024 * 1024
 
 
 class Child:
@@ -39,17 +40,20 @@ class Child:
         self.state: State = "waiting"
         self.restarts = 0
         self.pid: int | None = None
-        self.why = ""  # of the state, where it needs one
-        self.exited = asyncio.Event()  # set while no process runs
-        self.exited.set()
+        self.rss_bytes = 0  # as of the last sample; of the process itself (Postgres's children share most of theirs)
+        self.why = ""  # it is restarting, held or failed
         self._launch = launch
         self._log_file = log_file
         self._log = log
         self._probe = probe
         self._ordered = False  # the next exit was asked for: it does not count as a crash
+        self._hold = False  # after the next exit it stays down
+        self._cause = ""  # of the next exit, where the supervisor knows better than the exit code
         self._ending = False
-        self._held = asyncio.Event()
-        self._held.set()
+        self._wake = asyncio.Event()  # cuts short the wait before a restart
+        self._exited = asyncio.Event()  # set while no process runs
+        self._exited.set()
+        self._over = asyncio.Event()  # nothing will be started any more
         self._crashes: deque[float] = deque(maxlen=CRASHES_ALLOWED + 1)
 
     @property
@@ -57,31 +61,50 @@ class Child:
         return self.state in ("ready", "done")
 
     async def run(self, dependencies: Callable[[], bool]) -> None:
-        """Keep the process running until `end` is called, it fails for good, or a task is done."""
-        while not dependencies():  # noqa: ASYNC110  # states of several children: polling is the simplest that is right
-            await asyncio.sleep(0.05)
-        while not self._ending:
-            await self._held.wait()
-            if self._ending:
-                break
-            code = await self._live_once()
-            if self.part.kind == "task" and code == 0:
-                self.state = "done"
-                return
-            if self._ending:
-                break
-            if not self._may_restart(code):
-                return
-            await asyncio.sleep(RESTART_DELAY_S)
-            self.restarts += 1
-        self.state = "stopped"
+        """Keep the process running until `end` is called or a task is done."""
+        try:
+            while not dependencies() and not self._ending:  # noqa: ASYNC110  # states of several children
+                await asyncio.sleep(0.05)
+            while not self._ending:
+                code = await self._live_once()
+                if self.part.kind == "task" and code == 0:
+                    self.state = "done"
+                    return
+                await self._wait_for_restart()
+                self.restarts += 1
+            self.state = "stopped"
+        finally:
+            self._over.set()
 
-    async def _live_once(self) -> int:
-        """One incarnation, from start to exit; returns the exit code (negative: the signal)."""
-        self._rotate_log()
+    async def _live_once(self) -> int | None:
+        """One incarnation, from start to exit; returns the exit code (negative: the signal), None without a start."""
+        try:
+            process = await self._spawn()
+        except (OSError, subprocess.SubprocessError) as error:
+            # a binary is missing, the disk is full, no more processes are allowed: counts as a crash
+            self._after_exit(f"could not be started ({error})")
+            return None
+        self._exited.clear()
+        self.pid, self.state = process.pid, "starting"
+        self._event("part.started", pid=process.pid)
+        watch = asyncio.create_task(self._watch_readiness())
+        try:
+            code = await process.wait()
+        finally:
+            watch.cancel()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
+            self.pid, self.rss_bytes = None, 0
+            self._exited.set()
+        expected = self._ordered or (self.part.kind == "task" and code == 0)
+        self._event("part.exited", level="info" if expected else "warning", code=code)
+        self._after_exit(self._cause or _in_words(code))
+        return code
+
+    async def _spawn(self) -> asyncio.subprocess.Process:
         setup = child_setup(self._launch.death_signal, unprivileged=self._launch.unprivileged)
         with self._log_file.open("ab") as output:
-            process = await asyncio.create_subprocess_exec(
+            return await asyncio.create_subprocess_exec(
                 *self._launch.command,
                 env=self._launch.environment,
                 stdin=asyncio.subprocess.DEVNULL,
@@ -89,63 +112,69 @@ class Child:
                 stderr=asyncio.subprocess.STDOUT,
                 preexec_fn=setup,  # forked from the main thread: its end is what the death signal waits for
             )
-        self.exited.clear()
-        self.pid = process.pid
-        self.state = "starting"
-        self._log.event("part.started", part=self.name, pid=process.pid)
-        watch = asyncio.create_task(self._watch_readiness())
-        try:
-            code = await process.wait()
-        finally:
-            watch.cancel()
-            self.pid = None
-            self.exited.set()
-        self._log.event("part.exited", level="info" if self._ordered else "warning", part=self.name, code=code)
-        return code
 
     async def _watch_readiness(self) -> None:
-        while True:
-            if self.part.kind != "task" and self.state != "frozen":
-                ready = await self._probe()
-                self._probed(ready)
-            await asyncio.sleep(PROBE_EVERY_S if self.state == "ready" else PROBE_STARTING_S)
+        while self.part.kind != "task":
+            if self.state != "frozen" and not self._ordered:  # its end is no news
+                self._probed(await self._ask())
+            await asyncio.sleep(PROBE_STARTING_S if self.state == "starting" else PROBE_EVERY_S)
+
+    async def _ask(self) -> bool:
+        try:
+            return await self._probe()
+        except Exception as error:  # whatever it is: the process is not ready, and the watch must go on
+            self._event("part.unready", level="warning", why=f"its probe failed: {error!r}")
+            return False
 
     def _probed(self, ready: bool) -> None:
-        if self.state != "frozen":  # frozen while the probe was out: its answer is no news
-            was_ready = self.state in ("ready", "unready")
-            self.state = "ready" if ready else "unready" if was_ready else "starting"
+        if self.state == "frozen" or self._ordered:
+            return  # frozen or killed while the probe was out: its answer is no news
+        before = self.state
+        self.state = "ready" if ready else "starting" if before == "starting" else "unready"
+        if self.state != before:
+            self._event("part.unready" if self.state == "unready" else "part.ready")
 
-    def _may_restart(self, code: int) -> bool:
-        """Whether the process is started again after this exit; sets the state that is shown meanwhile."""
-        if not self._held.is_set():
-            self.state, self.why = "held", "killed and held down; `lab restart` starts it"
-            self._ordered = False
-            return True
-        if not self._ordered:
-            self._crashes.append(time.monotonic())
-            recent = [t for t in self._crashes if t > time.monotonic() - CRASH_WINDOW_S]
-            if len(recent) > CRASHES_ALLOWED:
-                self.state = "failed"
-                self.why = f"ended {len(recent)} times within {CRASH_WINDOW_S:g} s, last with code {code}"
-                self._log.event("part.failed", level="error", part=self.name, why=self.why)
-                return False
-        self._ordered = False
-        self.state, self.why = "restarting", f"ended with code {code}"
-        return True
+    def _after_exit(self, how: str) -> None:
+        """Decide what comes next: a restart, or staying down until somebody orders one."""
+        ordered, hold = self._ordered, self._hold
+        self._ordered, self._hold, self._cause = False, False, ""
+        if self._ending:
+            return
+        if hold:
+            self.state, self.why = "held", f"killed and held down: `lab restart {self.name}` starts it"
+        elif not ordered and self._crashed_too_often():
+            self.state = "failed"
+            self.why = (
+                f"{how}, {len(self._crashes)} times within {CRASH_WINDOW_S:g} s: see `lab logs {self.name}`, "
+                f"mend it, then `lab restart {self.name}`"
+            )
+            self._event("part.failed", level="error", why=self.why)
+        else:
+            self.state, self.why = "restarting", how
+
+    def _crashed_too_often(self) -> bool:
+        now = time.monotonic()
+        self._crashes.append(now)
+        return len(self._crashes) > CRASHES_ALLOWED and self._crashes[0] > now - CRASH_WINDOW_S
+
+    async def _wait_for_restart(self) -> None:
+        delay_s = RESTART_DELAY_S if self.state == "restarting" else None
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), delay_s)
+        if not self._ending:
+            self._wake.clear()
 
     def expect_death(self) -> None:
         """The next exit is somebody's order (a failpoint's kill): it does not count as a crash."""
         self._ordered = True
 
     def kill(self, *, hold: bool) -> int:
-        """SIGKILL the whole tree at once; with `hold`, it is not started again until `release`. Returns the pid.
+        """SIGKILL the whole tree at once; with `hold`, it stays down until `restart`. Returns the pid.
 
         Raises ProcessLookupError when it is not running.
         """
         pid = self._running_pid()
-        self._ordered = True
-        if hold:
-            self._held.clear()
+        self._ordered, self._hold = True, hold
         self._signal_tree(signal.SIGKILL)
         return pid
 
@@ -165,45 +194,55 @@ class Child:
         self.state = "unready"
         return pid
 
-    def release(self) -> None:
-        """Let a held process start again."""
-        self._held.set()
+    async def restart(self) -> None:
+        """End the process in good order, to be started again; one that is held or has failed starts at once.
 
-    @property
-    def held(self) -> bool:
-        return not self._held.is_set()
+        Raises ProcessLookupError when there is nothing to restart (it waits for its dependencies, or starts anyway).
+        """
+        if self.state in ("held", "failed"):
+            self._crashes.clear()
+            self._wake.set()
+        else:
+            self._running_pid()
+            await self.terminate()
 
     async def terminate(self) -> None:
         """Ask the process to end, and make it when it does not within its time-out. It is restarted unless ending."""
         if self.pid is None:
             return
         self._ordered = True
-        self._signal_tree(signal.SIGCONT)
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, self._launch.stop_signal)
+        if self.state == "frozen":
+            self._signal_tree(signal.SIGCONT)
         try:
-            await asyncio.wait_for(self.exited.wait(), self._launch.stop_timeout_s)
+            await asyncio.wait_for(self._exited.wait(), self._launch.stop_timeout_s)
         except TimeoutError:
-            self._log.event("part.killed", level="warning", part=self.name, why="it did not end when asked to")
+            self._event("part.killed", level="warning", why="it did not end when asked to")
             self._signal_tree(signal.SIGKILL)
-            await self.exited.wait()
+            await self._exited.wait()
 
     async def end(self) -> None:
-        """End for good."""
+        """End for good; returns when nothing is left and nothing will be started."""
         self._ending = True
-        self._held.set()
-        await self.terminate()
-        if self.state not in ("done", "failed"):
-            self.state = "stopped"
+        self._wake.set()
+        while not self._over.is_set():
+            await self.terminate()  # one that was just being started has something to end a moment later
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._over.wait(), 0.05)
 
-    def rss_bytes(self) -> int:
-        """Resident size of the process itself (Postgres's children share most of theirs)."""
+    def sample(self) -> None:
+        """Look at its size and its log, once a second: over its memory bound it is killed, like any crash."""
+        with contextlib.suppress(OSError):
+            keep_bounded(self._log_file)
         if self.pid is None:
-            return 0
-        try:
-            return int(psutil.Process(self.pid).memory_info().rss)
-        except psutil.Error:
-            return 0
+            return
+        with contextlib.suppress(psutil.Error):
+            self.rss_bytes = int(psutil.Process(self.pid).memory_info().rss)
+        if self.rss_bytes >> 20 > self.part.resident_bound_mb and not self._cause:
+            self._cause = f"killed at {self.rss_bytes >> 20} MiB, its bound is {self.part.resident_bound_mb} MiB"
+            self._event("part.killed", level="error", why=self._cause)
+            self._signal_tree(signal.SIGKILL)
 
     def _running_pid(self) -> int:
         if self.pid is None:
@@ -211,18 +250,22 @@ class Child:
         return self.pid
 
     def _signal_tree(self, number: signal.Signals) -> None:
+        """Signal the process and all that it started: stopped first, so that it starts no more meanwhile."""
         if self.pid is None:
             return
-        try:
+        with contextlib.suppress(psutil.Error):
             root = psutil.Process(self.pid)
-            tree = [root, *root.children(recursive=True)]
-        except psutil.Error:
-            return
-        for process in tree:
-            with contextlib.suppress(psutil.Error):
-                process.send_signal(number)
+            if number != signal.SIGCONT:
+                root.send_signal(signal.SIGSTOP)
+            for process in (root, *root.children(recursive=True)):
+                with contextlib.suppress(psutil.Error):
+                    process.send_signal(number)
 
-    def _rotate_log(self) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            if self._log_file.stat().st_size > LOG_BOUND:
-                self._log_file.replace(self._log_file.with_suffix(".log.1"))
+    def _event(self, name: str, /, level: str = "info", **fields: Any) -> None:
+        """Log; a full disk must not end the supervision, and what is lost here is in `lab status`, too."""
+        with contextlib.suppress(OSError):
+            self._log.event(name, level=level, part=self.name, **fields)
+
+
+def _in_words(code: int) -> str:
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"

@@ -9,7 +9,7 @@ from services.stack.home import Home
 
 
 class NotUp(Exception):
-    """No supervisor answers for this lab."""
+    """No supervisor runs for this lab, or it does not answer."""
 
 
 class Refused(Exception):
@@ -35,7 +35,7 @@ def call(home: Home, method: str, path: str, body: Any = None, *, timeout_s: flo
         answer: dict[str, Any] = json.loads(response.read() or b"{}")
     except (OSError, ValueError) as error:
         raise NotUp(
-            f"the lab's supervisor does not answer ({error}); see `lab logs supervisor`, or `lab down`"
+            f"the lab's supervisor does not answer ({error}): see `lab logs supervisor`, or end it with `lab down`"
         ) from error
     finally:
         connection.close()
@@ -45,12 +45,16 @@ def call(home: Home, method: str, path: str, body: Any = None, *, timeout_s: flo
 
 
 def status(home: Home) -> dict[str, Any]:
-    """What `lab status` says; of a lab that is not up, too."""
+    """What `lab status` says; of a lab that is not up, too.
+
+    Raises NotUp when a supervisor runs and does not answer: that is not down, something is running.
+    """
     try:
-        answer = call(home, "GET", "/status", timeout_s=5)
+        return call(home, "GET", "/status", timeout_s=10)
     except NotUp:
+        if home.read_state() is not None:
+            raise
         return {"state": "down", "processes": [], "urls": {}}
-    return answer
 
 
 def act(home: Home, action: str, name: str, *, hold: bool = False) -> dict[str, Any]:

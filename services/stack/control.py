@@ -1,10 +1,13 @@
 """Bringing a lab up and down from a shell: checks, downloads, the detached supervisor, waiting."""
 
+import contextlib
+import fcntl
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,39 +15,85 @@ import psutil
 
 from services.stack import jars, kafka, postgres, prometheus
 from services.stack.checks import problems
-from services.stack.client import NotUp, call, status
+from services.stack.client import NotUp, Refused, call, status
 from services.stack.errors import StackError
-from services.stack.home import Home
+from services.stack.home import SUPERVISOR, Home
 from services.stack.launch import order_of_start
 from services.stack.parts import PARTS
 
 UP_TIMEOUT_S: Final = 120.0
+SUPERVISOR_TIMEOUT_S: Final = 60.0
 DOWN_TIMEOUT_S: Final = 60.0
+SWEEP_GRACE_S: Final = 3.0  # Postgres ends by itself when its supervisor dies: better than to kill it
 Say = Callable[[str], None]
 
 
 def up(home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = (), say: Say) -> dict[str, Any]:
     """Bring the lab (or `only` these parts and what they need) up; returns its status. Nothing to do when it is up.
 
+    A start that fails or is interrupted leaves no process and no port: only the data folder and the logs.
     Raises StackError, with a sentence that says what to do, when it cannot.
     """
-    before = status(home)
-    if before["state"] == "down":
-        _start(home, faults=faults, seed=seed, only=only, say=say)
-    elif faults and not before.get("faults"):
+    wanted = order_of_start(only)  # an unknown name is said before anything starts
+    home.create()
+    with _alone(home, say):
+        before = status(home)
+        if before["state"] != "down":
+            _check_running(before, wanted, faults=faults)
+            say("it is up already: nothing is changed")
+            return _wait_until_up(home, say, quiet=True)
+        with _start(home, wanted, faults=faults, seed=seed, only=only, say=say):
+            return _wait_until_up(home, say)
+
+
+@contextlib.contextmanager
+def _alone(home: Home, say: Say) -> Iterator[None]:
+    """One `lab up` at a time: the second would take the first one's children for leftovers."""
+    with (home.run / "up.lock").open("ab") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another `lab up` is at work here: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _check_running(now: dict[str, Any], wanted: list[str], *, faults: bool) -> None:
+    if faults and not now["faults"]:
         raise StackError("the lab is up without faults: `lab down` first, then `lab up --faults`")
-    return _wait_until_up(home, say)
+    if lacking := [name for name in wanted if name not in now["parts"]]:
+        raise StackError(f"the lab is up without {', '.join(lacking)}: `lab down` first, then `lab up`")
 
 
-def _start(home: Home, *, faults: bool, seed: int, only: tuple[str, ...], say: Say) -> None:
-    order_of_start(only)  # an unknown name is said before anything starts
+@contextlib.contextmanager
+def _start(
+    home: Home, wanted: list[str], *, faults: bool, seed: int, only: tuple[str, ...], say: Say
+) -> Iterator[None]:
+    """Start the supervisor for as long as the block takes, and for good when the block ends without an error.
+
+    The supervisor holds a leash: a pipe of which it sees the end when this process dies, however it dies.
+    """
     _sweep(home, say)
-    if found := problems(home):
+    if found := problems(home, wanted):
         raise StackError("\n".join(found))
     install(say)
-    home.create()
-    _initialise(home, say)
+    _initialise(home, wanted, say)
     (home.run / "prometheus.yml").write_text(prometheus.configuration(prometheus.targets(home)))
+    reader, writer = os.pipe()
+    with os.fdopen(reader), os.fdopen(writer, "wb", buffering=0) as leash:
+        try:
+            _spawn_supervisor(home, reader, faults=faults, seed=seed, only=only)
+            yield
+            leash.write(b"up")
+        except BaseException as error:
+            leash.close()
+            down(home, lambda _: None)
+            if isinstance(error, StackError):
+                raise StackError(f"{error}\nnothing was left running; the logs are in {home.logs}") from error
+            raise
+
+
+def _spawn_supervisor(home: Home, leash: int, *, faults: bool, seed: int, only: tuple[str, ...]) -> None:
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parent.parent.parent),
@@ -53,124 +102,155 @@ def _start(home: Home, *, faults: bool, seed: int, only: tuple[str, ...], say: S
         "LAB_FAULTS": "1" if faults else "0",
         "LAB_SEED": str(seed),
         "LAB_ONLY": ",".join(only),
+        "LAB_LEASH": str(leash),
     }
-    with (home.logs / "supervisor.out").open("ab") as output:
+    out = home.logs / "supervisor.out"
+    with out.open("wb") as output:
         # All three streams away from the caller's: a daemon that keeps them hangs every caller that captures them.
         process = subprocess.Popen(
-            [sys.executable, "-m", "services.stack.supervisor"],
-            env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
+            [sys.executable, "-m", SUPERVISOR], env=environment, pass_fds=[leash],
+            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
         )  # fmt: skip
-    deadline = time.monotonic() + 20
-    while home.read_state() is None or status(home)["state"] == "down":
+    deadline = time.monotonic() + SUPERVISOR_TIMEOUT_S
+    while home.read_state() is None:
         if process.poll() is not None or time.monotonic() > deadline:
-            tail = (home.logs / "supervisor.out").read_text()[-600:]
-            raise StackError(f"the supervisor did not start; it said: {tail.strip() or 'nothing'}")
-        time.sleep(0.05)
+            said = out.read_text().strip().splitlines() or ["nothing"]
+            raise StackError(f"the supervisor did not start; it said: {said[-1]}")
+        time.sleep(0.02)
 
 
 def install(say: Say) -> None:
     """Download what is not in the cache: Kafka's jars, and Prometheus where it can be had."""
-    if jars.missing(jars.cache_dir() / "jars"):
-        say("downloading Kafka (44 MB, once; interrupted, it goes on where it stopped)")
-        jars.install(lambda done, total: say(f"  jar {done} of {total}") if done % 8 == 0 or done == total else None)
-    if prometheus.find_binary() is None:
-        say("unpacking Prometheus from Debian's package (19 MB, once)")
-        if prometheus.install() is None:
-            say(prometheus.HOW_TO)
+    with jars.cache_lock(say):
+        if jars.missing(jars.cache_dir() / "jars"):
+            say("downloading Kafka (44 MB, once; interrupted, it goes on where it stopped)")
+            jars.install(
+                lambda done, total: say(f"  jar {done} of {total}") if done % 8 == 0 or done == total else None
+            )
+        if prometheus.find_binary() is None and prometheus.can_install():
+            say("unpacking Prometheus from Debian's package (19 MB, once)")
+            if prometheus.install() is None:
+                say(prometheus.HOW_TO)
 
 
-def _initialise(home: Home, say: Say) -> None:
-    if not (home.data / "postgres").exists():
+def _progress(say: Say, done: int, total: int) -> None:
+    if done % 5 == 0 or done == total:
+        say(f"  jar {done} of {total}")
+
+
+def _initialise(home: Home, wanted: list[str], say: Say) -> None:
+    """Make what is missing of both clusters and the log folder, all at once."""
+    servers = [name for name in wanted if PARTS[name].kind == "postgres"]
+    if not (home.data / "kafka").exists():
         say("making the databases and the log folder (once)")
-    for name in ("postgres", "ledger"):
-        postgres.initialise(home.data / name, home.secret("postgres"))
+    password = home.secret("postgres")
+    with ThreadPoolExecutor() as workers:
+        made = [workers.submit(postgres.initialise, home.data / name, password) for name in servers]
+        if "kafka" in wanted:
+            made.append(workers.submit(_initialise_kafka, home))
+        for future in made:
+            future.result()
+
+
+def _initialise_kafka(home: Home) -> None:
     broker = PARTS["kafka"]
     settings = kafka.properties(home.data / "kafka", home.bind, home.port(broker.port), home.port(broker.second_port))
     kafka.initialise(home.data / "kafka", home.run, jars.cache_dir() / "jars", settings)
 
 
-def _wait_until_up(home: Home, say: Say) -> dict[str, Any]:
-    said: set[str] = set()
+def _wait_until_up(home: Home, say: Say, *, quiet: bool = False) -> dict[str, Any]:
+    """Wait until every part is ready; says which became so, or at once why one will not be."""
+    said: set[tuple[str, str]] = set()
     deadline = time.monotonic() + UP_TIMEOUT_S
     while True:
         now = status(home)
         for process in now["processes"]:
-            if process["ready"] and process["name"] not in said:
-                said.add(process["name"])
-                say(f"  ready: {process['name']}")
-        if failed := [p for p in now["processes"] if p["state"] == "failed"]:
-            raise StackError("; ".join(f"{p['name']} {p['why']}: see `lab logs {p['name']}`" for p in failed))
-        if now["state"] == "up" and all(p["ready"] for p in now["processes"]):
+            if not quiet and (text := _news(process)) and (process["name"], text) not in said:
+                said.add((process["name"], text))
+                say(f"  {text}")
+        waited_for = [p for p in now["processes"] if not p["ready"] and not _is_given_up(p)]
+        if stuck := [p for p in waited_for if p["state"] in ("failed", "held", "frozen")]:
+            raise StackError("\n".join(_why(p) for p in stuck))
+        if now["processes"] and not waited_for:
             return now
+        if now["state"] == "down":
+            raise StackError("the lab was ended while it was starting; see `lab logs supervisor`")
         if time.monotonic() > deadline:
-            late = ", ".join(f"{p['name']} ({p['state']})" for p in now["processes"] if not p["ready"])
-            raise StackError(f"not ready after {UP_TIMEOUT_S:g} s: {late or 'the supervisor'}; see `lab logs NAME`")
+            late = ", ".join(f"{p['name']} ({p['state']})" for p in waited_for)
+            raise StackError(f"not ready after {UP_TIMEOUT_S:g} s: {late}; see `lab logs NAME`")
         time.sleep(0.1)
+
+
+def _news(process: dict[str, Any]) -> str:
+    if process["ready"]:
+        return f"ready: {process['name']}"
+    if process["state"] == "restarting":
+        return f"{process['name']} {process['why']}, it is started again: see `lab logs {process['name']}`"
+    return _why(process) if _is_given_up(process) else ""
+
+
+def _is_given_up(process: dict[str, Any]) -> bool:
+    """The lab goes on without an optional part that does not start; that it does is said."""
+    return bool(process["optional"]) and process["state"] == "failed"
+
+
+def _why(process: dict[str, Any]) -> str:
+    return f"{process['name']} " + (process["why"] or f"is {process['state']}: `lab thaw {process['name']}`")
 
 
 def down(home: Home, say: Say) -> bool:
     """Bring the lab down, waiting until no process and no port is left. Returns whether there was anything to end.
 
-    Raises StackError when something does not end within 60 s.
+    Raises StackError when the supervisor does not end.
     """
-    state = home.read_state()
-    if state is None:
+    if (supervisor := _supervisor(home)) is None:
         return _sweep(home, say)
-    pid = int(state["pid"])
+    timeout_s = DOWN_TIMEOUT_S
     try:
         call(home, "POST", "/shutdown", timeout_s=5)
-    except NotUp:
-        _terminate(pid)  # a supervisor that does not answer: its children die with it
-    deadline = time.monotonic() + DOWN_TIMEOUT_S
-    while psutil.pid_exists(pid) and not _is_zombie(pid):
-        if time.monotonic() > deadline:
-            raise StackError(f"the supervisor (pid {pid}) does not end; see `lab logs supervisor`")
-        time.sleep(0.05)
+    except (NotUp, Refused) as error:
+        say(f"ending the supervisor (pid {supervisor.pid}) by force: {error}")
+        timeout_s = 0.0
+    if psutil.wait_procs([supervisor], timeout=timeout_s)[1]:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            supervisor.kill()  # its children die with it
+        if psutil.wait_procs([supervisor], timeout=5)[1]:
+            raise StackError(f"the supervisor (pid {supervisor.pid}) does not end; see `lab logs supervisor`")
     _sweep(home, say)
     return True
 
 
-def _terminate(pid: int) -> None:
-    for process in _lab_process(pid):
-        process.terminate()
-
-
-def _lab_process(pid: int) -> Iterator[psutil.Process]:
-    try:
-        process = psutil.Process(pid)
-        if "services.stack.supervisor" in process.cmdline():
-            yield process
-    except psutil.Error:
-        return
-
-
-def _is_zombie(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.Error:
-        return True
+def _supervisor(home: Home) -> psutil.Process | None:
+    state = home.read_state()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return psutil.Process(int(state["pid"])) if state else None
+    return None
 
 
 def _sweep(home: Home, say: Say) -> bool:
-    """End what an unclean stop left behind: processes whose command line or environment names this lab's folder."""
+    """End what an unclean stop left behind; says what. Returns whether there was anything."""
+    file = home.run / "supervisor.json"
+    if unclean := file.exists():
+        say("the last lab here did not end cleanly: looking for what it left behind")
     leftover = [p for p in psutil.process_iter() if p.pid != os.getpid() and _belongs_to(p, home)]
-    for process in leftover:
-        try:
-            say(f"ending {process.name()} (pid {process.pid}), left behind by an earlier lab here")
-            process.kill()
-        except psutil.Error:
-            pass
-    psutil.wait_procs(leftover, timeout=5)
-    (home.run / "supervisor.json").unlink(missing_ok=True)
-    return bool(leftover)
+    for process in psutil.wait_procs(leftover, timeout=SWEEP_GRACE_S)[1]:
+        with contextlib.suppress(psutil.Error):
+            say(f"  ending {process.name()} (pid {process.pid}), left behind by an earlier lab here")
+            tree = [process, *process.children(recursive=True)]
+            for one in tree:
+                one.kill()
+            psutil.wait_procs(tree, timeout=5)
+    file.unlink(missing_ok=True)
+    return unclean or bool(leftover)
 
 
 def _belongs_to(process: psutil.Process, home: Home) -> bool:
-    """Only what the supervisor started: servers with a data folder here, and services that were told this LAB_HOME."""
+    """Only what the supervisor started: servers with a file of this folder in their command line, or services."""
     try:
         words = process.cmdline()
-        if any(word.startswith((str(home.data), str(home.run))) or f"={home.data}/" in word for word in words):
-            return words[0].rpartition("/")[2] in ("postgres", "java", "prometheus")
+        folders = (f"{home.data}/", f"{home.run}/")
+        if any(folder in word for word in words for folder in folders):
+            return words[0].rpartition("/")[2] in ("postgres", "java", "prometheus", "initdb")
         is_service = len(words) > 2 and words[1] == "-m" and words[2].startswith("services.")
         return is_service and process.environ().get("LAB_HOME") == str(home.path)
     except (psutil.Error, OSError):

@@ -1,14 +1,19 @@
 """Where a lab lives: its folders, ports, secrets and addresses."""
 
+import contextlib
 import json
 import os
 import secrets
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
+from services.stack.errors import StackError
 from services.stack.parts import PARTS, SUPERVISOR_PORT, Part
+
+SUPERVISOR = "services.stack.supervisor"
 
 
 class Home(msgspec.Struct, frozen=True):
@@ -51,10 +56,19 @@ class Home(msgspec.Struct, frozen=True):
         return self.logs / f"{name}.log"
 
     def create(self) -> None:
-        """Make the folders; what lies in them is for the owner alone."""
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for folder in (self.data, self.logs, self.run, self.ledger, self.path / "runs"):
-            folder.mkdir(exist_ok=True)
+        """Make the folders; what lies in them is for the owner alone.
+
+        Raises StackError when that cannot be.
+        """
+        try:
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.data, self.logs, self.run, self.ledger, self.path / "runs"):
+                folder.mkdir(exist_ok=True)
+            tempfile.TemporaryFile(dir=self.run).close()
+        except OSError as error:
+            raise StackError(
+                f"cannot write to {self.path} ({error.strerror}): choose another folder with LAB_HOME"
+            ) from error
 
     def port(self, offset: int) -> int:
         return self.port_base + offset
@@ -63,8 +77,11 @@ class Home(msgspec.Struct, frozen=True):
         """A secret of this lab (the database password, the token), drawn once."""
         file = self.run / f"{name}.secret"
         if not file.exists():
-            file.touch(mode=0o600)
-            file.write_text(secrets.token_urlsafe(24))
+            with tempfile.NamedTemporaryFile("w", dir=self.run) as drawn:  # mode 0600
+                drawn.write(secrets.token_urlsafe(24))
+                drawn.flush()
+                with contextlib.suppress(FileExistsError):  # another process was quicker: its secret holds
+                    os.link(drawn.name, file)
         return file.read_text()
 
     @property
@@ -94,13 +111,22 @@ class Home(msgspec.Struct, frozen=True):
         return {name: self.http_url(part) for name, part in PARTS.items() if part.port and _speaks_http(part)}
 
     def read_state(self) -> dict[str, Any] | None:
-        """What the running supervisor wrote of itself, or None; a half-written or stale file counts as none."""
+        """What the running supervisor wrote of itself, or None; a half-written or stale file counts as none.
+
+        A pid is given to another process some day, so the process must be a supervisor of this folder.
+        """
         try:
             state: dict[str, Any] = json.loads((self.run / "supervisor.json").read_text())
-            os.kill(int(state["pid"]), 0)
+            return state if self._is_supervised_by(int(state["pid"])) else None
         except (OSError, ValueError, KeyError):
             return None
-        return state
+
+    def _is_supervised_by(self, pid: int) -> bool:
+        process = Path("/proc") / str(pid)
+        words = (process / "cmdline").read_bytes().split(b"\0")
+        return SUPERVISOR.encode() in words and b"LAB_HOME=%b" % os.fsencode(self.path) in (
+            (process / "environ").read_bytes().split(b"\0")
+        )
 
 
 def _speaks_http(part: Part) -> bool:

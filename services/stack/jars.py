@@ -3,6 +3,7 @@
 `python -m services.stack.jars lock` resolves the list anew (development only).
 """
 
+import fcntl
 import hashlib
 import os
 import shutil
@@ -10,6 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -43,6 +45,28 @@ def cache_dir() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "delivery-lab"
 
 
+@contextmanager
+def cache_lock(say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the cache for oneself: two labs that start at once do not download into each other's files.
+
+    Raises StackError when the cache cannot be written.
+    """
+    try:
+        cache_dir().mkdir(parents=True, exist_ok=True)
+        file = (cache_dir() / "lock").open("ab")
+    except OSError as error:
+        raise StackError(
+            f"cannot write to {cache_dir()} ({error.strerror}): choose another cache folder with LAB_CACHE"
+        ) from error
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("another lab is downloading into the same cache: waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def locked() -> list[Jar]:
     """The jars of the lock file."""
     jars = []
@@ -59,39 +83,50 @@ def missing(folder: Path) -> list[Jar]:
     return [jar for jar in locked() if not (folder / jar.file_name).exists()]
 
 
-def install(progress: Callable[[int, int], None]) -> Path:
-    """Bring every jar into the cache, checked; returns the folder. Interrupted, it goes on where it stopped.
+def install(progress: Callable[[int, int], None]) -> None:
+    """Bring every jar into the cache, checked. Interrupted, it goes on with the jar at which it stopped.
 
-    `progress(done, total)` is called after each jar. Raises StackError when offline or when a checksum is wrong.
+    `progress(done, total)` is called after each jar. The caller holds `cache_lock`.
+    Raises StackError when offline or when a checksum is wrong.
     """
-    folder = cache_dir() / "jars"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder, downloads = cache_dir() / "jars", cache_dir() / "maven"
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(downloads, ignore_errors=True)  # half a jar of an interrupted run would be taken for the jar
     todo = missing(folder)
     total = len(locked())
-    with ThreadPoolExecutor(4) as workers:
-        for number, _ in enumerate(workers.map(lambda jar: _fetch(jar, folder), todo), 1):
+    workers = ThreadPoolExecutor(4)
+    try:
+        for number, _ in enumerate(workers.map(lambda jar: _fetch(jar, downloads, folder), todo), 1):
             progress(total - len(todo) + number, total)
-    return folder
+    finally:
+        workers.shutdown(cancel_futures=True)  # interrupted or offline: only what is under way is waited for
+        shutil.rmtree(downloads, ignore_errors=True)
 
 
-def _fetch(jar: Jar, folder: Path) -> None:
+def _fetch(jar: Jar, downloads: Path, folder: Path) -> None:
+    source = _download(jar, downloads)
+    found = hashlib.sha256(source.read_bytes()).hexdigest()
+    if found != jar.sha256:
+        raise StackError(
+            f"{jar.file_name} came with the SHA-256 {found}, {LOCK.name} wants {jar.sha256}: "
+            "something between this machine and Maven Central changes files; it was not kept"
+        )
+    source.rename(folder / jar.file_name)
+
+
+def _download(jar: Jar, downloads: Path) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a folder that jgo's own command line would use
         from jgo.maven import MavenContext  # noqa: PLC0415  # a second's import, needed once a machine
     try:
-        context = MavenContext(repo_cache=cache_dir() / "maven", timeout=60)
-        source = context.project(jar.group, jar.artifact).at_version(jar.version).artifact().resolve()
+        context = MavenContext(repo_cache=downloads, timeout=60)
+        project = context.project(jar.group, jar.artifact)
+        return Path(project.at_version(jar.version).artifact().resolve())
     except Exception as error:
         raise StackError(
-            f"could not download {jar.group}:{jar.artifact}:{jar.version} ({type(error).__name__}); "
-            "connect to the network and run the command again: it goes on where it stopped"
+            f"could not download {jar.group}:{jar.artifact}:{jar.version} ({type(error).__name__}): "
+            "connect to the network and run the command again, it goes on where it stopped"
         ) from error
-    if hashlib.sha256(Path(source).read_bytes()).hexdigest() != jar.sha256:
-        raise StackError(f"{source} does not have the checksum of {LOCK.name}; delete it and run the command again")
-    part = folder / (jar.file_name + ".part")
-    shutil.copyfile(source, part)
-    part.rename(folder / jar.file_name)
-    Path(source).unlink()
 
 
 def _resolve() -> Iterator[Jar]:

@@ -76,7 +76,6 @@ def initialise(data: Path, folder: Path, jars: Path, settings: dict[str, str]) -
 
     Raises StackError when the storage tool fails, with its last words.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     (folder / "kafka.properties").write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
     (folder / "log4j2.xml").write_text(_LOGGING)
     if (data / "meta.properties").exists():
@@ -91,6 +90,15 @@ def initialise(data: Path, folder: Path, jars: Path, settings: dict[str, str]) -
         raise StackError(f"Kafka's storage tool failed: {(done.stderr or done.stdout).strip()[-400:]}")
 
 
+# What a JVM takes beyond its heap, capped, so that heap + 512 MB is a bound that only a fault goes over.
+BEYOND_HEAP: Final = (
+    "-XX:MaxDirectMemorySize=128m",
+    "-XX:MaxMetaspaceSize=128m",
+    "-XX:ReservedCodeCacheSize=96m",
+    "-XX:+ExitOnOutOfMemoryError",  # a broker without memory must die and be restarted, not linger
+)
+
+
 def command(folder: Path, jars: Path, heap_mb: int) -> list[str]:
     """The broker's command line."""
     return [str(java()), *_jvm(folder, jars, heap_mb), "kafka.Kafka", str(folder / "kafka.properties")]
@@ -102,8 +110,7 @@ def _jvm(folder: Path, jars: Path, heap_mb: int) -> list[str]:
         f"-Xms{min(heap_mb, 256)}m",
         "-XX:+UseSerialGC" if heap_mb < 256 else "-XX:+UseG1GC",
         "-XX:TieredStopAtLevel=1" if heap_mb < 256 else "-XX:MaxGCPauseMillis=20",
-        "-XX:+AutoCreateSharedArchive",  # a class-data archive: the second start is faster
-        f"-XX:SharedArchiveFile={folder / 'kafka.jsa'}",
+        *BEYOND_HEAP,
         f"-Dlog4j2.configurationFile={folder / 'log4j2.xml'}",
         "-Djava.awt.headless=true",
         "-cp",

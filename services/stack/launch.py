@@ -98,3 +98,8 @@ def order_of_start(only: Collection[str] = ()) -> list[str]:
     for name in only or PARTS:
         visit(find(name)[0].name)
     return ordered
+
+
+def depth(name: str) -> int:
+    """How many parts in a row must be ready before this one starts."""
+    return 1 + max((depth(dependency) for dependency in PARTS[name].after), default=-1)

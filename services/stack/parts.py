@@ -35,6 +35,11 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         """The process name of a replica."""
         return f"{self.name}#{replica}" if self.replicable else self.name
 
+    @property
+    def resident_bound_mb(self) -> int:
+        """The resident size above which it is killed. A JVM is more than its heap: `kafka.BEYOND_HEAP` caps that."""
+        return self.memory_mb + (512 if self.kind == "kafka" else 0)
+
 
 def _consumer_parts() -> Iterator[Part]:
     for number, arm in enumerate(CONSUMER_ARMS.values()):

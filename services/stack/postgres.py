@@ -1,6 +1,7 @@
 """Postgres without root or an installation: the binaries of a wheel, one cluster a server."""
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -26,14 +27,14 @@ def initialise(data: Path, password: str) -> None:
     if (data / "lab-initialised").exists():
         return
     if data.exists():
-        subprocess.run(["rm", "-rf", str(data)], check=True)
+        shutil.rmtree(data)
     data.parent.mkdir(parents=True, exist_ok=True)
     password_file = data.parent / f".{data.name}.password"
     password_file.touch(mode=0o600)
     password_file.write_text(password)
     command = [
         str(binaries() / "initdb"), "--pgdata", str(data), "--username", USER, "--pwfile", str(password_file),
-        "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-instructions",
+        "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-instructions", "--no-sync",
     ]  # fmt: skip
     try:
         setup = child_setup(signal.SIGKILL, unprivileged=True)

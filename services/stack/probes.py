@@ -20,7 +20,7 @@ async def postgres_ready(server: str) -> bool:
             return bool(await connection.fetchval("SELECT NOT pg_is_in_recovery()", timeout=PROBE_TIMEOUT_S))
         finally:
             await connection.close(timeout=PROBE_TIMEOUT_S)
-    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+    except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError):
         return False
 
 

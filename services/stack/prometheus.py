@@ -1,9 +1,9 @@
 """Prometheus: from PATH, else Debian's package unpacked into the cache (nothing is installed, no service starts)."""
 
-import os
 import shutil
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import Final
 
@@ -16,6 +16,8 @@ HOW_TO: Final = (
     "the verdict is not. Put a `prometheus` binary on PATH (a package or a release of it) and run `lab up` again."
 )
 SCRAPE_S: Final = 1
+_FAILED: Final = "prometheus-failed"  # in the cache: when unpacking it failed last
+_TRY_AGAIN_S: Final = 86_400
 
 
 def find_binary() -> Path | None:
@@ -26,33 +28,41 @@ def find_binary() -> Path | None:
     return unpacked if unpacked.exists() else None
 
 
+def can_install() -> bool:
+    """Whether this machine has Debian's tools, and trying with them did not fail within the last day."""
+    failed = cache_dir() / _FAILED
+    tried_today = failed.exists() and time.time() - failed.stat().st_mtime < _TRY_AGAIN_S
+    return bool(shutil.which("apt-get") and shutil.which("dpkg-deb")) and not tried_today
+
+
 def install() -> Path | None:
-    """Find the binary or unpack Debian's package; None where neither can be had. Interrupted, it starts anew."""
-    if found := find_binary():
-        return found
-    if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
-        return None
+    """Unpack Debian's package into the cache; None where that fails. Interrupted, it starts anew.
+
+    The caller holds `jars.cache_lock`.
+    """
     target = cache_dir() / "debian"
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        if not _download(folder):
-            if os.geteuid() != 0:
-                return None
-            _quiet(["apt-get", "update"], folder, 120)  # the lists may be missing or old
-            if not _download(folder):
-                return None
-        (package,) = Path(folder).glob("*.deb")
         part = target.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)
-        if not _quiet(["dpkg-deb", "-x", str(package), str(part)], folder, 60):
+        package = _download(folder)
+        if package is None or not _quiet(["dpkg-deb", "-x", str(package), str(part)], folder, 60):
+            (cache_dir() / _FAILED).touch()
             return None
         shutil.rmtree(target, ignore_errors=True)
         part.rename(target)
     return find_binary()
 
 
-def _download(folder: str) -> bool:
-    return _quiet(["apt-get", "download", "prometheus"], folder, 180) and any(Path(folder).glob("*.deb"))
+def _download(folder: str) -> Path | None:
+    """The package by the machine's own lists, else by lists fetched for this once (they may be missing or old)."""
+    if not _quiet(["apt-get", "download", "prometheus"], folder, 120):
+        lists, archives = Path(folder) / "lists" / "partial", Path(folder) / "archives" / "partial"
+        lists.mkdir(parents=True)
+        archives.mkdir(parents=True)
+        private = ["-o", f"Dir::State::lists={lists.parent}", "-o", f"Dir::Cache={folder}"]
+        _quiet(["apt-get", *private, "update"], folder, 120)
+        _quiet(["apt-get", *private, "download", "prometheus"], folder, 120)
+    return next(Path(folder).glob("*.deb"), None)
 
 
 def _quiet(command: list[str], folder: str, timeout_s: float) -> bool:

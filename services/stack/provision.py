@@ -4,11 +4,14 @@ Runs as a process of its own (`python -m services.stack.provision`), in the nati
 """
 
 import asyncio
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import asyncpg
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from services.broker.topics import MAIN_TOPICS, TOPICS
@@ -19,6 +22,7 @@ from services.storage.postgres import connect
 
 SERVICES: Final = Path(__file__).parent.parent
 _WAIT_S: Final = 30
+_ANSWER_S: Final = 5
 
 
 async def provision(settings: Settings) -> None:
@@ -69,14 +73,31 @@ def _topics(bootstrap: str) -> None:
     for future in admin.create_topics(new, operation_timeout=_WAIT_S).values() if new else ():
         future.result()
     for arm in CONSUMER_ARMS.values():
-        _start_group(admin, arm.group)
+        _patiently(partial(_start_group, admin, arm.group))
+
+
+def _patiently(work: Callable[[], None]) -> None:
+    """Do it again when it times out: a fresh broker's first answer about a group can get lost; repeats are harmless.
+
+    Raises KafkaException when it still does after 30 s.
+    """
+    deadline = time.monotonic() + _WAIT_S
+    while True:
+        try:
+            return work()
+        except KafkaException as error:
+            if not error.args[0].retriable() and error.args[0].code() != KafkaError._TIMED_OUT:
+                raise
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
 
 
 def _start_group(admin: Any, group: str) -> None:
     """A group without offsets starts at the log's start: once, here, and never by `auto.offset.reset` later."""
     partitions = [TopicPartition(topic.name, p) for topic in MAIN_TOPICS for p in range(topic.partitions)]
     request = [ConsumerGroupTopicPartitions(group, partitions)]
-    (committed,) = admin.list_consumer_group_offsets(request).values()
+    (committed,) = admin.list_consumer_group_offsets(request, request_timeout=_ANSWER_S).values()
     without = [p for p in committed.result().topic_partitions if p.offset < 0]
     if not without:
         return

@@ -21,6 +21,7 @@ def child_setup(death_signal: signal.Signals, *, unprivileged: bool) -> Callable
     works in folders that are private to root, too. The death signal comes last: a change of user clears it.
     """
     as_other = unprivileged and os.geteuid() == 0
+    parent = os.getpid()
 
     def setup() -> None:
         os.setsid()
@@ -32,6 +33,8 @@ def child_setup(death_signal: signal.Signals, *, unprivileged: bool) -> Callable
             _write("/proc/self/uid_map", f"{_MAPPED_ID} 0 1")
         if sys.platform == "linux":
             _libc.prctl(_PR_SET_PDEATHSIG, int(death_signal))
+            if os.getppid() != parent:  # it died before the line above: no signal will come
+                os._exit(1)
 
     return setup
 

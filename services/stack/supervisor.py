@@ -12,6 +12,7 @@ import signal
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
+from itertools import groupby
 from typing import Final
 
 import aiohttp
@@ -22,7 +23,8 @@ from services.stack import prometheus
 from services.stack.api import make_api
 from services.stack.child import Child
 from services.stack.home import Home
-from services.stack.launch import launch, order_of_start
+from services.stack.launch import depth, launch, order_of_start
+from services.stack.logfiles import keep_bounded
 from services.stack.nemesis import NemesisLog
 from services.stack.parts import PARTS, SUPERVISOR_PORT, Part
 from services.stack.probes import http_ready, kafka_ready, postgres_ready
@@ -45,14 +47,19 @@ class Supervisor:
         self.children: dict[str, Child] = {}
         self.stopping = asyncio.Event()
         self.started = time.time()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()  # held, or they could be collected while they run
         self._session: aiohttp.ClientSession | None = None
 
-    async def run(self) -> None:
-        """Start everything, serve until asked to stop, end everything in reverse order."""
+    async def run(self, leash: int | None = None) -> None:
+        """Start everything, serve until asked to stop, end everything in reverse order.
+
+        `leash`: a pipe; when its other end is closed before it has said that the start succeeded, everything ends.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stopping.set)
+        if leash is not None:
+            self._hold_leash(leash)
         async with aiohttp.ClientSession() as self._session:
             runner = web.AppRunner(make_api(self), access_log=None, handle_signals=False, shutdown_timeout=1.0)
             await runner.setup()
@@ -64,7 +71,7 @@ class Supervisor:
                     continue
                 for replica in range(part.replicas):
                     self.add(part, replica)
-            sampler = asyncio.create_task(self._sample_memory())
+            sampler = asyncio.create_task(self._sample())
             await self.stopping.wait()
             sampler.cancel()
             await self._end_all()
@@ -80,7 +87,7 @@ class Supervisor:
         self.children[name] = child
         task = asyncio.create_task(child.run(partial(self._ready_all, part.after)), name=name)
         self._tasks.add(task)
-        task.add_done_callback(partial(self._task_over, child))
+        task.add_done_callback(self._tasks.discard)
         return child
 
     async def scale(self, part: Part, replicas: int) -> None:
@@ -96,23 +103,11 @@ class Supervisor:
         surplus = [child for child in self.of_part(part) if child.replica >= replicas]
         await asyncio.gather(*(child.end() for child in surplus))
         for child in surplus:
-            del self.children[child.name]
+            self.children.pop(child.name, None)  # another request may have been quicker
 
     def of_part(self, part: Part) -> list[Child]:
         """The replicas of a part."""
         return [child for child in self.children.values() if child.part.name == part.name]
-
-    def revive(self, child: Child) -> None:
-        """Start a child whose run has ended (it failed for good) again."""
-        self.children.pop(child.name)
-        self.add(child.part, child.replica)
-
-    def _task_over(self, child: Child, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            # The process could not even be started (a library is missing, the disk is full): shown, not hidden.
-            child.state, child.why = "failed", f"{type(error).__name__}: {error}"
-            self.log.event("part.failed", level="error", part=child.name, why=child.why)
 
     def _ready_all(self, parts: tuple[str, ...]) -> bool:
         return all(any(child.ready for child in self.of_part(PARTS[name])) for name in parts)
@@ -130,26 +125,18 @@ class Supervisor:
     async def _http_probe(self, url: str) -> bool:
         return self._session is not None and await http_ready(self._session, url)
 
-    async def _sample_memory(self) -> None:
-        """Kill what has grown over its bound: it is restarted like after any crash, and the log says why."""
+    async def _sample(self) -> None:
         while True:
             for child in self.children.values():
-                rss = child.rss_bytes()
-                bound = child.part.memory_mb * (2 if child.part.kind == "kafka" else 1)  # a JVM is more than its heap
-                if rss > bound * 1024 * 1024:
-                    why = f"resident {rss >> 20} MiB, bound {bound} MiB"
-                    self.log.event("part.killed", level="error", part=child.name, why=why)
-                    with contextlib.suppress(ProcessLookupError):
-                        child.kill(hold=False)
+                child.sample()
+            with contextlib.suppress(OSError):
+                keep_bounded(self.home.log_file("supervisor"))
             await asyncio.sleep(SAMPLE_EVERY_S)
 
     async def _end_all(self) -> None:
-        for name in reversed(self.order):
-            # what does not depend on each other ends together
-            await asyncio.gather(*(child.end() for child in self.of_part(PARTS[name])))
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        """End what nothing depends on first; what does not depend on each other ends together."""
+        for _, names in groupby(sorted(self.order, key=depth, reverse=True), key=depth):
+            await asyncio.gather(*(child.end() for name in names for child in self.of_part(PARTS[name])))
 
     def _write_state(self) -> None:
         state = {"pid": os.getpid(), "port_base": self.home.port_base, "faults": self.faults, "started": self.started}
@@ -157,14 +144,27 @@ class Supervisor:
         file.with_suffix(".part").write_text(json.dumps({**state, "seed": self.failpoints.seed}))
         file.with_suffix(".part").replace(file)
 
+    def _hold_leash(self, fd: int) -> None:
+        loop = asyncio.get_running_loop()
+
+        def pulled() -> None:
+            loop.remove_reader(fd)
+            if not os.read(fd, 2):
+                self.log.event("process.stopping", why="`lab up` ended before the lab was up")
+                self.stopping.set()
+            os.close(fd)
+
+        loop.add_reader(fd, pulled)
+
 
 def main() -> None:
-    """Supervise the lab of the environment (LAB_HOME, LAB_PORT_BASE, LAB_FAULTS, LAB_SEED, LAB_ONLY)."""
+    """Supervise the lab of the environment (LAB_HOME, LAB_PORT_BASE, LAB_FAULTS, LAB_SEED, LAB_ONLY, LAB_LEASH)."""
     home = Home.from_environment()
     only = tuple(name for name in os.environ.get("LAB_ONLY", "").split(",") if name)
     faults, seed = os.environ.get("LAB_FAULTS") == "1", int(os.environ.get("LAB_SEED", "1"))
     supervisor = Supervisor(home, faults=faults, seed=seed, only=only)
-    asyncio.run(supervisor.run())
+    leash = os.environ.pop("LAB_LEASH", "")
+    asyncio.run(supervisor.run(int(leash) if leash else None))
 
 
 if __name__ == "__main__":
