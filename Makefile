@@ -8,7 +8,7 @@ COMPILE := -q --universal --python-version 3.11 --generate-hashes --no-emit-inde
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test check format up down lock clean
+.PHONY: help setup demo test check format up down lock clean proof soak
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -23,6 +23,12 @@ up: setup ## start the lab and leave it running
 
 down: setup ## end the lab; its data stays
 	@$(BIN)/lab down
+
+proof: setup ## ten demos with ten seeds; stops at the first that is not PASS
+	@for seed in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/lab demo --seed $$seed || exit $$?; done
+
+soak: setup ## 100 requests a second for ten minutes: the outbox stays empty, no process grows
+	@$(BIN)/lab up && $(BIN)/python -m loadtest.soak
 
 test: check ## the whole suite, on real parts that it starts itself
 	$(BIN)/python -m pytest

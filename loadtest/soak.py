@@ -1,0 +1,119 @@
+"""A long, even load with two questions: does the outbox stay empty, and does any process grow?
+
+`python -m loadtest.soak --rate 100 --minutes 10` against a lab that is up. Exit 0 when both hold, 1 when not.
+"""
+
+import argparse
+import asyncio
+import statistics
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any, Final
+
+import msgspec
+
+from loadtest.run import Load, start
+from services.domain.messages import KINDS
+from services.stack.client import status
+from services.stack.home import Home
+from services.storage.postgres import connect
+
+PENDING_BOUND: Final = 100  # outbox rows, one second after each second's load
+GROWTH_BOUND: Final = 0.05  # of a process's resident size, from the first to the last fifth of what is compared
+GROWTH_FLOOR_BYTES: Final = 4 << 20  # below it a growth is an allocator's noise
+SETTLED_AFTER: Final = 0.2  # what a process grows in the first fifth of the time is its warming up
+
+
+class Growth(msgspec.Struct, frozen=True):
+    """Resident size of a process after warming up and in the end, bytes (medians)."""
+
+    process: str
+    first: int
+    last: int
+
+    @property
+    def within_bound(self) -> bool:
+        return self.last - self.first <= max(GROWTH_FLOOR_BYTES, int(GROWTH_BOUND * self.first))
+
+
+def growth(process: str, samples: Sequence[int]) -> Growth:
+    """Compare the first and the last fifth of the samples that were taken after warming up."""
+    settled = samples[int(len(samples) * SETTLED_AFTER) :]
+    part = max(1, len(settled) // 5)
+    return Growth(process, int(statistics.median(settled[:part])), int(statistics.median(settled[-part:])))
+
+
+class Soak(msgspec.Struct, frozen=True):
+    """What was seen: outbox rows pending, once a second while the load ran, and the growth of each process."""
+
+    pending: list[int]
+    growths: list[Growth]
+
+    @property
+    def holds(self) -> bool:
+        return max(self.pending, default=0) < PENDING_BOUND and all(g.within_bound for g in self.growths)
+
+
+async def watch(home: Home, load: Load) -> Soak:
+    """Sample once a second until the load has ended."""
+    server = home.postgres_url("postgres")
+    databases = [await connect(server, kind.name, name="soak") for kind in KINDS]
+    pending: list[int] = []
+    sizes: defaultdict[str, list[int]] = defaultdict(list)
+    began = time.monotonic()
+    try:
+        while load.poll() is None:
+            await asyncio.sleep(1)
+            counts = [await database.fetchval("SELECT count(*) FROM outbox") for database in databases]
+            pending.append(sum(counts))
+            for process in (await asyncio.to_thread(status, home))["processes"]:
+                sizes[process["name"]].append(process["rss_bytes"])
+            if len(pending) % 30 == 0:
+                tell(f"{time.monotonic() - began:5.0f} s  outbox {pending[-1]}, most {max(pending)}")
+    finally:
+        for database in databases:
+            await database.close()
+    return Soak(pending, [growth(name, samples) for name, samples in sizes.items()])
+
+
+def tell(text: str) -> None:
+    """A line of progress on stderr."""
+    sys.stderr.write(text + "\n")
+
+
+def report(soak: Soak, totals: Any) -> str:
+    """The answer, for people."""
+    lines = [
+        f"{'holds' if soak.holds else 'DOES NOT HOLD'}: {totals.acknowledged} of {totals.planned} acknowledged, "
+        f"p95 {totals.latency_ms.p95:g} ms; outbox pending at most {max(soak.pending, default=0)} "
+        f"(bound {PENDING_BOUND}), median {statistics.median(soak.pending or [0]):g}",
+        f"{'process':<24}{'settled':>10}{'in the end':>12}{'growth':>9}",
+    ]
+    for g in soak.growths:
+        mark = "" if g.within_bound else "  over the bound"
+        grown = 100 * (g.last - g.first) / max(g.first, 1)
+        lines.append(f"{g.process:<24}{g.first / 2**20:>6.1f} MiB{g.last / 2**20:>8.1f} MiB{grown:>8.1f}%{mark}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    """Run a soak against the lab of the environment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
+    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    home = Home.from_environment()
+    load = start(home, options.rate, options.minutes * 60, options.seed)
+    try:
+        soak = asyncio.run(watch(home, load))
+    finally:
+        totals = load.stop()
+    sys.stdout.write(report(soak, totals) + "\n")
+    sys.exit(0 if soak.holds else 1)
+
+
+if __name__ == "__main__":
+    main()
