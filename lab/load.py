@@ -44,13 +44,14 @@ def load(
         say(f"Locust's page: http://{place.bind}:{place.port(WEB_PORT)} (Ctrl-C ends it)")
     try:
         _follow(under_way)
+        ended_by = f"see {place.logs / 'load.log'}"
     except KeyboardInterrupt:
-        say("ending the load")
+        ended_by = "interrupted"
     finally:
         totals = under_way.stop()
     _tell(totals, as_json=as_json)
     if not totals.carried_out:
-        say(f"the plan was not carried out to its end; {place.logs / 'load.log'} may say why")
+        say(f"the plan was not carried out to its end: {ended_by}")
     sys.exit(Exit.DONE if totals.carried_out and totals.acknowledged else Exit.FAILED)
 
 

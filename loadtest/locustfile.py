@@ -35,6 +35,7 @@ OPTIONS: Final = (
     ("timeout_share", float, 0.01, "share of requests whose client gives up before the answer"),
     ("reset_share", float, 0.01, "share of requests whose client resets the connection"),
     ("customers", int, 500, "how many customers there are"),
+    ("in_flight", int, 0, "how many requests may be under way; 0: ten seconds of the rate"),
     ("orders", str, "http://127.0.0.1:21020", "base URL of the orders service"),
     ("refunds", str, "http://127.0.0.1:21021", "base URL of the refunds service"),
 )
@@ -68,6 +69,12 @@ def plan_of(options: Any, home: Path) -> Plan:
     return checked(plan)
 
 
+def bound_in_flight(asked: int, rate: float) -> int:
+    """How many requests may be under way at once."""
+    wanted = asked or max(_LEAST_IN_FLIGHT, int(_SECONDS_IN_FLIGHT * rate))
+    return max(1, min(_MOST_IN_FLIGHT, wanted))
+
+
 class Client(FastHttpUser):  # type: ignore[misc]
     """The one user: it sends the whole plan. How many users the page asks for changes nothing."""
 
@@ -85,7 +92,7 @@ class Client(FastHttpUser):  # type: ignore[misc]
         self._plan = plan_of(options, self._home)
         self._ledger = Ledger(ledger_file(self._home, self._plan.run), self._plan.run)
         self._totals = Totals(self._plan)
-        in_flight = int(min(_MOST_IN_FLIGHT, max(_LEAST_IN_FLIGHT, _SECONDS_IN_FLIGHT * self._plan.rate)))
+        in_flight = bound_in_flight(options.in_flight, self._plan.rate)
         self._dispatcher = Dispatcher(self._plan, self._ledger, self._totals, self._send, in_flight=in_flight)
 
     @task  # type: ignore[untyped-decorator]

@@ -20,8 +20,9 @@ from loadtest.run import Load, start_plan
 from loadtest.totals import Snapshot
 from services.domain.messages import KINDS
 from services.settings import Settings
+from services.stack.drain import Waiting, drain, look
 from services.stack.home import Home
-from tests.integration.processes import running
+from tests.integration.processes import free_port, running
 
 ENOUGH_S = 60
 
@@ -157,16 +158,19 @@ async def test_a_load_that_is_killed_leaves_calls_without_an_answer_that_are_unk
     assert set(outcomes(read(file)).values()) == {"unknown"}
 
 
-async def test_what_finds_no_place_is_recorded_as_not_sent(api: Api, home: Home) -> None:
+async def test_what_finds_no_place_is_recorded_as_not_sent(
+    api: Api, home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
     api.answers_after.clear()
-    plan = Plan(run="full", seed=8, rate=100, duration_s=15)  # room for ten seconds of it
+    monkeypatch.setenv("LAB_LOAD_IN_FLIGHT", "30")
+    plan = Plan(run="full", seed=8, rate=50, duration_s=60)
     load = start_plan(home, plan, {"orders": api.url, "refunds": api.url})
     await until(lambda: load.snapshot().not_sent > 0)
     totals = load.stop()
     left_out = [line for line in lines_of(home, plan.run) if line.phase == "not_sent"]
     assert len(left_out) == totals.not_sent
     assert {line.why for line in left_out} == {"too many requests are in flight"}
-    assert totals.in_flight == 0
+    assert (totals.in_flight, totals.carried_out) == (0, False)
     assert totals.unknown == totals.sent - totals.acknowledged - totals.refused
 
 
@@ -188,6 +192,35 @@ async def test_time_outs_and_resets_add_nothing_to_the_real_producers(
         became = outcomes(lines_of(home, plan.run))
         assert set(became.values()) == {"acknowledged"}
         assert sorted(became) == sorted(await intents())
+
+
+async def test_what_lies_in_an_outbox_waits(settings: Settings) -> None:
+    message_id = uuid4()
+    orders = await asyncpg.connect(f"{settings.postgres}/orders")
+    try:
+        insert = (
+            "INSERT INTO outbox (message_id, shard, key, type, payload, headers) VALUES ($1, 0, 'k', 't', '', '{}')"
+        )
+        await orders.execute(insert, message_id)
+        during = waiting_in(await look(settings.postgres, settings.kafka), "the outbox of orders")
+    finally:
+        await orders.execute("DELETE FROM outbox WHERE message_id = $1", message_id)
+        await orders.close()
+    assert during >= 1
+
+
+async def test_a_part_that_is_away_waits_and_is_named(settings: Settings) -> None:
+    nowhere = f"postgresql://lab:lab@127.0.0.1:{free_port()}"
+    looks: list[list[Waiting]] = []
+    left = await drain(nowhere, settings.kafka, 1.5, looks.append)
+    assert {"the outbox of orders", "the outbox of refunds", "the emails of arm.effectively_once"} <= {
+        waiting.place for waiting in left if waiting.messages is None and "Connect call failed" in waiting.why
+    }
+    assert looks[-1] == left
+
+
+def waiting_in(found: list[Waiting], place: str) -> int:
+    return sum(waiting.messages or 0 for waiting in found if waiting.place == place)
 
 
 @asynccontextmanager
