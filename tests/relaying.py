@@ -104,7 +104,7 @@ class Place(msgspec.Struct, frozen=True):
             consumer.assign([TopicPartition(self.topic, p, 0) for p in partitions])
             position = dict.fromkeys(partitions, 0)
             while any(position[p] < ends[p] for p in partitions):
-                for message in consumer.consume(5000, timeout=10):
+                for message in consumer.consume(500, timeout=0.1):
                     assert message.error() is None, message.error()
                     position[message.partition()] = message.offset() + 1
                     found.append(_published(message))
@@ -120,11 +120,11 @@ def _published(message: Any) -> Published:
 
 
 @asynccontextmanager
-async def place(settings: Settings, database: str, partitions: int = 6) -> AsyncIterator[Place]:
+async def place(settings: Settings, database: str, partitions: int = 6, **configuration: str) -> AsyncIterator[Place]:
     """A prepared source with a topic of its own, deleted afterwards."""
     topic = f"relay.{database}"
     admin = AdminClient({"bootstrap.servers": settings.kafka})
-    for future in admin.create_topics([NewTopic(topic, partitions, 1)]).values():
+    for future in admin.create_topics([NewTopic(topic, partitions, 1, config=configuration)]).values():
         future.result()
     made = Place(settings.postgres, database, settings.kafka, topic)
     await made.prepare()

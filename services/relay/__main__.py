@@ -1,6 +1,7 @@
 """`python -m services.relay [DATABASE=TOPIC …]`: relays the lab's own sources, or the named ones."""
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,6 +17,9 @@ from services.telemetry.admin import serve_admin
 
 STOP_TIMEOUT_S: Final = 3.0
 BROKER_RETRY_S: Final = 0.2
+# A batch is tens of thousands of small objects without a cycle; the default (700) walks through them again and again:
+# a fifth of the relay's processor time.
+GC_THRESHOLD: Final = 100_000
 
 
 def sources_of(arguments: Sequence[str]) -> list[Source]:
@@ -73,4 +77,6 @@ async def _until_broker_answers(producer: BatchProducer) -> None:
 
 
 if __name__ == "__main__":
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     uvloop.run(run(start_process(), sources_of(sys.argv[1:])))

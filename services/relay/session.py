@@ -14,8 +14,15 @@ SQL: Final = statements(Path(__file__).parent / "statements.sql")
 IDLE_SESSION_MS: Final = 4_000
 FRESH_S: Final = IDLE_SESSION_MS / 1000 - 1.0
 QUERY_TIMEOUT_S: Final = 10.0
-# A frozen relay loses its session when idle, and (tcp) when the server has an answer under way that nobody reads.
-_GUARDS: Final = {"idle_session_timeout": str(IDLE_SESSION_MS), "tcp_user_timeout": str(IDLE_SESSION_MS), "jit": "off"}
+_SETTINGS: Final = {
+    # A frozen relay loses its session when idle, and (tcp) when the server has an answer under way that nobody reads.
+    "idle_session_timeout": str(IDLE_SESSION_MS),
+    "tcp_user_timeout": str(IDLE_SESSION_MS),
+    # The table is empty and full by turns, so statistics are always old: the index on position is always right.
+    "enable_seqscan": "off",
+    "enable_bitmapscan": "off",
+    "jit": "off",
+}
 
 
 class Session:
@@ -78,7 +85,7 @@ class Session:
 @asynccontextmanager
 async def open_session(server: str, database: str, name: str) -> AsyncIterator[Session]:
     """A session that counts as a member. Its end, in good order or not, frees all that it held."""
-    connection = await connect(server, database, name=name, **_GUARDS)
+    connection = await connect(server, database, name=name, **_SETTINGS)
     try:
         session = Session(connection)
         await session.become_member()

@@ -3,21 +3,63 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
-from services.domain.sharding import shard_of
+from services.domain.messages import ORDERS
+from services.domain.sharding import SHARDS, shard_of
 from services.settings import Settings
-from tests.relaying import Place, Writer, by_key, first_occurrences, place, relay, shared, until
+from tests.relaying import Place, Relay, Writer, by_key, first_occurrences, place, relay, shared, until
 
 KEYS = [(f"customer-{n}", shard_of(f"customer-{n}")) for n in range(200)]
+INSERT = """
+INSERT INTO outbox (message_id, shard, key, type, payload, headers)
+VALUES (uuidv7(), $1, $2, $3, convert_to(repeat('x', $4), 'UTF8'), $5) RETURNING message_id
+"""
 
 
 @pytest.fixture
 async def source(settings: Settings, database: str) -> AsyncIterator[Place]:
     async with place(settings, database) as made:
         yield made
+
+
+@asynccontextmanager
+async def load(source: Place, *, rows: int = 100, pause_s: float = 0.01) -> AsyncIterator[Writer]:
+    """Transactions one after the other, until the block ends."""
+    connection, over = await source.connect(), asyncio.Event()
+    writer = Writer(KEYS, connection)
+
+    async def write() -> None:
+        while not over.is_set():
+            await writer.write(rows)
+            await asyncio.sleep(pause_s)
+
+    task = asyncio.create_task(write())
+    try:
+        yield writer
+    finally:
+        over.set()
+        await task
+        await connection.close()
+
+
+async def insert(
+    connection: object, key: str = "customer-7", *, type_: str = ORDERS.type, size: int = 10, headers: str = "{}"
+) -> UUID:
+    found = await connection.fetchval(INSERT, shard_of(key), key, type_, size, headers)  # type: ignore[attr-defined]
+    return UUID(str(found))
+
+
+async def check_nothing_is_lost_and_keys_are_in_order(source: Place) -> int:
+    """Wait for the end of the outbox; returns how many records were duplicates."""
+    await source.drained()
+    records, written = source.records(), await source.written()
+    assert first_occurrences(records) == by_key(written)
+    return len(records) - len(written)
 
 
 async def test_without_a_crash_two_relays_publish_every_row_once_and_each_key_in_order(
@@ -27,14 +69,113 @@ async def test_without_a_crash_two_relays_publish_every_row_once_and_each_key_in
         await shared(one, two)
         writers = [Writer(KEYS[n * 25 : n * 25 + 100], await source.connect()) for n in range(5)]
 
-        async def load(writer: Writer) -> None:
+        async def write(writer: Writer) -> None:
             for _ in range(50):
                 await writer.write(200)
 
-        await asyncio.gather(*(load(writer) for writer in writers))
+        await asyncio.gather(*(write(writer) for writer in writers))
         await source.drained()
         records, written = source.records(), await source.written()
         assert len(written) == 50_000
         assert sorted(r.message_id for r in records) == sorted(message_id for message_id, _ in written)
         assert first_occurrences(records) == by_key(written)
         assert {len(r.shards()) for r in (one, two)} == {8}
+
+
+async def test_a_row_that_commits_late_is_published_and_before_later_rows_of_its_key(
+    source: Place, tmp_path: Path
+) -> None:
+    late, key = await source.connect(), "customer-late"
+    async with relay(source, 0, tmp_path) as one, load(source):  # never an empty read while it lasts
+        await shared(one)
+        transaction = late.transaction()
+        await transaction.start()
+        first = await insert(late, key)
+        behind = (
+            "SELECT count(*) > 3000 FROM written w WHERE NOT EXISTS (SELECT FROM outbox WHERE position = w.position)"
+        )
+        await until(lambda: source.value(behind), 20, "thousands of later rows are published")
+        await transaction.commit()
+        second = await insert(late, key)
+        gone = "SELECT NOT EXISTS (SELECT FROM outbox WHERE key = 'customer-late')"
+        await until(lambda: source.value(gone), 10, "the row is published")
+    await late.close()
+    assert first_occurrences(source.records())[key] == [first, second]
+
+
+async def test_rows_that_can_never_be_published_are_set_aside_with_the_reason_and_the_rest_flows(
+    source: Place, tmp_path: Path
+) -> None:
+    connection = await source.connect()
+    bad = {
+        await insert(connection, size=2_000_000): "MSG_SIZE_TOO_LARGE",
+        await insert(connection, type_="lab.unknown.v1"): "unknown_type",
+        await insert(connection, headers="[1]"): "invalid_headers",
+    }
+    await Writer(KEYS, connection).write(1000)
+    async with relay(source, 0, tmp_path) as one:
+        assert await check_nothing_is_lost_and_keys_are_in_order(source) == 0
+        rows = await connection.fetch("SELECT message_id, reason, payload FROM outbox_set_aside")
+        assert {UUID(str(message_id)): reason for message_id, reason, _ in rows} == bad
+        assert max(len(payload) for *_, payload in rows) == 2_000_000
+        assert {event["reason"] for event in one.events("relay.set_aside")} == set(bad.values())
+    await connection.close()
+
+
+async def test_what_the_broker_refuses_together_is_set_aside_only_if_it_is_refused_alone(
+    settings: Settings, database: str, tmp_path: Path
+) -> None:
+    async with place(settings, database, partitions=1, **{"max.message.bytes": "20000"}) as source:
+        connection = await source.connect()
+        await Writer(KEYS, connection).write(40, pad=1000)
+        large = await insert(connection, size=60_000)
+        await Writer(KEYS, connection).write(40, pad=1000)
+        async with relay(source, 0, tmp_path):
+            await source.drained()
+        aside = await connection.fetch("SELECT message_id, reason FROM outbox_set_aside")
+        assert [(UUID(str(message_id)), reason) for message_id, reason in aside] == [(large, "MSG_SIZE_TOO_LARGE")]
+        assert sorted(r.message_id for r in source.records()) == sorted(m for m, _ in await source.written())
+        await connection.close()
+
+
+async def owns_all(relay: Relay) -> bool:
+    return len(relay.shards()) == SHARDS
+
+
+async def test_after_a_sigkill_the_other_relay_takes_over_and_nothing_is_lost(source: Place, tmp_path: Path) -> None:
+    async with relay(source, 0, tmp_path) as one, relay(source, 1, tmp_path) as two, load(source):
+        await shared(one, two)
+        two.signal(signal.SIGKILL)
+        await until(lambda: owns_all(one), 6, "the other owns all shards")
+    async with relay(source, 2, tmp_path):
+        await check_nothing_is_lost_and_keys_are_in_order(source)
+
+
+async def test_a_frozen_relay_loses_its_shards_and_thawed_takes_only_its_share(source: Place, tmp_path: Path) -> None:
+    async with relay(source, 0, tmp_path) as one, relay(source, 1, tmp_path) as two:
+        async with load(source):
+            await shared(one, two)
+            two.signal(signal.SIGSTOP)
+            await until(lambda: owns_all(one), 6, "the other owns all shards")
+            two.signal(signal.SIGCONT)
+            await until(lambda: _lost(two), 6, "the thawed one saw that its session is over")
+            await shared(one, two)
+        await check_nothing_is_lost_and_keys_are_in_order(source)
+
+
+async def _lost(relay: Relay) -> bool:
+    return bool(relay.events("relay.source_lost"))
+
+
+async def test_sigterm_ends_a_relay_in_good_order_without_a_duplicate(source: Place, tmp_path: Path) -> None:
+    async with relay(source, 0, tmp_path) as one, load(source):
+        await shared(one)
+        behind = (
+            "SELECT count(*) > 500 FROM written w WHERE NOT EXISTS (SELECT FROM outbox WHERE position = w.position)"
+        )
+        await until(lambda: source.value(behind), 20, "rows are published")
+        one.signal(signal.SIGTERM)
+        assert await one.ended() == 0
+    async with relay(source, 1, tmp_path) as two:
+        await shared(two)
+        assert await check_nothing_is_lost_and_keys_are_in_order(source) == 0
