@@ -3,7 +3,7 @@
 import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -15,7 +15,7 @@ from lab.output import Exit, answer_json, fail, home, out, say
 from lab.stack import Json
 from services.auditor.audit import Unreachable
 from services.auditor.audit import audit as carry_out
-from services.domain.audit import COUNTS, AuditDocument, AuditRow, Evidence
+from services.domain.audit import COUNTS, LISTED, AuditDocument, AuditRow, Evidence
 from services.settings import read_settings
 
 _WIDTH: Final = 100
@@ -73,8 +73,9 @@ def show(document: AuditDocument) -> None:
     out.print(headline(document), soft_wrap=True)
     for text in _remarks(document):
         out.print(f"[dim]{text}[/]", soft_wrap=True)
-    out.print(table(document.rows), width=min(_WIDTH, out.width))
-    for item in document.evidence[:_EXAMPLES]:
+    for table in tables(document.rows, min(_WIDTH, out.width)):
+        out.print(table)
+    for item in sorted(document.evidence, key=lambda item: LISTED.index(item.state))[:_EXAMPLES]:
         out.print(_example(item), soft_wrap=True)
     more = len(document.evidence) - _EXAMPLES + sum(document.evidence_left_out.values())
     if more > 0:
@@ -104,20 +105,36 @@ def _remarks(document: AuditDocument) -> Iterable[str]:
         yield f"the broker has dropped the first records of {', '.join(document.truncated)}: absent is uncertain there"
 
 
-def table(rows: Iterable[AuditRow]) -> Table:
-    """The rows; a count that is 0 everywhere has no column."""
-    rows = list(rows)
-    shown = [count for count in COUNTS if count in _ALWAYS or any(getattr(row, count) for row in rows)]
+def tables(rows: Sequence[AuditRow], width: int) -> Iterator[Table]:
+    """The rows; a count that is 0 everywhere has no column, and columns that do not fit go into a table below."""
+    names = ("hop", "arm", "effect")
+    room = width - sum(max(len(getattr(row, name)) for row in rows) + 1 for name in names)
+    left, chosen = room, list[str]()
+    for count in COUNTS:
+        if count not in _ALWAYS and not any(getattr(row, count) for row in rows):
+            continue
+        needed = 1 + max(*map(len, _heading(count).split()), *(len(f"{getattr(row, count):,}") for row in rows))
+        if chosen and needed > left:
+            yield _table(rows, names, chosen)
+            left, chosen = room, []
+        left -= needed
+        chosen.append(count)
+    yield _table(rows, names, chosen)
+
+
+def _table(rows: Sequence[AuditRow], names: Sequence[str], counts: Sequence[str]) -> Table:
     made = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    made.add_column("\nhop")
-    made.add_column("\narm")
-    made.add_column("\neffect")
-    for count in shown:
-        heading = _HEADINGS.get(count, count)
-        made.add_column(heading if "\n" in heading else f"\n{heading}", justify="right", overflow="fold")
+    for name in names:
+        made.add_column(f"\n{name}", no_wrap=True)
+    for count in counts:
+        made.add_column(_heading(count), justify="right", no_wrap=True)
     for row in rows:
-        made.add_row(row.hop, row.arm, row.effect, *(_coloured(count, getattr(row, count)) for count in shown))
+        made.add_row(*(getattr(row, name) for name in names), *(_coloured(c, getattr(row, c)) for c in counts))
     return made
+
+
+def _heading(count: str) -> str:
+    return _HEADINGS.get(count, f"\n{count}")
 
 
 def _coloured(count: str, value: int) -> str:
