@@ -8,7 +8,7 @@ COMPILE := -q --universal --python-version 3.11 --generate-hashes --no-emit-inde
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test check format up down lock clean proof soak
+.PHONY: help setup demo test check format up down lock clean proof soak docs
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -42,6 +42,9 @@ check: $(VENV)/.dev ## ruff, mypy (strict), import contracts
 format: $(VENV)/.dev ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(VENV)/.runtime ## make docs/reference.md from the code
+	$(BIN)/python -m lab.reference
 
 lock: $(VENV)/.dev ## resolve requirements/ anew from pyproject.toml
 	$(BIN)/uv pip compile $(COMPILE) pyproject.toml -o requirements/runtime.txt

@@ -1,0 +1,116 @@
+"""The reference tables of the docs, made from the code that they describe: `python -m lab.reference` writes them.
+
+A test compares `docs/reference.md` with what this module would write.
+"""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from services.domain import failure_policy as policy
+from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
+from services.failpoints.names import FAILPOINTS
+from services.settings import Settings
+from services.stack.parts import PARTS, SUPERVISOR_PORT
+from services.telemetry.catalogue import EVENTS, METRICS
+
+FILE: Final = Path(__file__).parent.parent / "docs" / "reference.md"
+_PROMISES: Final = {"no_loss": "lost 0", "no_duplicate": "duplicated 0"}
+
+
+def reference() -> str:
+    """The whole page."""
+    return "\n".join(_sections()) + "\n"
+
+
+def _sections() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Made from the code by `make docs`; a test fails when it is out of date. Words: see the README."
+    yield from _section("Publisher arms", ("arm", "how", "promise"), _publishers())
+    yield from _section("Consumer arms", ("arm", "how", "promise by effect"), _consumers())
+    yield from _section("Failure policy", ("failure", "what follows"), _policy())
+    yield from _section("Failpoints", ("name", "passed by", "has happened", "has not"), _failpoints())
+    yield from _section("Processes and ports", ("process", "what it is", "port", "admin", "memory bound"), _parts())
+    yield from _section("Settings", ("variable", "default"), _settings())
+    yield from _section("Metrics", ("Prometheus name", "kind", "unit", "labels", "what it counts"), _metrics())
+    yield from _section("Log events", ("event", "what it says"), _events())
+
+
+def _section(title: str, headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    yield ""
+    yield f"## {title}"
+    yield ""
+    yield f"| {' | '.join(headings)} |"
+    yield "|" + " --- |" * len(headings)
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+
+
+def _promise(promises: Iterable[str]) -> str:
+    return ", ".join(_PROMISES[promise] for promise in sorted(promises, reverse=True)) or "none"
+
+
+def _publishers() -> Iterator[tuple[str, ...]]:
+    for arm in PUBLISHER_ARMS.values():
+        yield f"`{arm.name}`", arm.gloss, _promise(arm.promises)
+
+
+def _consumers() -> Iterator[tuple[str, ...]]:
+    for arm in CONSUMER_ARMS.values():
+        yield f"`{arm.name}`", arm.gloss, "; ".join(f"{e}: {_promise(p)}" for e, p in arm.promises.items())
+
+
+def _policy() -> Iterator[tuple[str, ...]]:
+    delays = f"{policy.FIRST_DELAY_S:g} s, doubled up to {policy.LONGEST_DELAY_S:g} s, less up to half of it"
+    again = f"tried again after {delays}, never earlier than `Retry-After`"
+    yield "time-out, no connection, connection lost", again
+    yield "HTTP 5xx", again
+    for status, reason in policy.RETRYABLE_STATUS.items():
+        yield f"HTTP {status} ({reason.replace('_', ' ')})", again
+    yield f"SQLSTATE {', '.join(policy.RETRYABLE_SQLSTATE)}…", again
+    given_up = "the process ends with an error; its records stay uncommitted and come again"
+    yield f"any of these for longer than {policy.GIVE_UP_AFTER_S:g} s", given_up
+    yield "other HTTP 4xx, other SQLSTATE", "dead-lettered at once as `refused`"
+    yield "bytes that cannot be decoded, unknown type, invalid payload, no message id", "dead-lettered at once"
+    yield "same message id with another payload", "dead-lettered at once as `conflict`, with both digests"
+
+
+def _failpoints() -> Iterator[tuple[str, ...]]:
+    for point in FAILPOINTS.values():
+        yield f"`{point.name}`", ", ".join(point.owners), point.happened, point.not_yet
+
+
+def _parts() -> Iterator[tuple[str, ...]]:
+    yield "supervisor", "starts, probes, restarts, kills and freezes the rest", f"+{SUPERVISOR_PORT}", "", ""
+    for part in PARTS.values():
+        ports = [f"+{port}" for port in (part.port, part.second_port) if port]
+        admin = f"+{part.admin_port}" if part.admin_port else ""
+        yield f"`{part.instance(0)}`", part.gloss, ", ".join(ports), admin, f"{part.memory_mb} MiB"
+
+
+def _settings() -> Iterator[tuple[str, ...]]:
+    defaults = zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
+    for name, default in defaults:
+        yield f"`LAB_{name.upper()}`", f"`{default}`" if default != "" else ""
+
+
+def _metrics() -> Iterator[tuple[str, ...]]:
+    for metric in METRICS.values():
+        labels = ", ".join(metric.labels)
+        yield f"`{metric.prometheus}`", metric.kind, f"`{metric.unit}`", labels, metric.description
+
+
+def _events() -> Iterator[tuple[str, ...]]:
+    for event in EVENTS.values():
+        yield f"`{event.name}`", event.description
+
+
+def main() -> None:
+    """Write the page."""
+    FILE.parent.mkdir(exist_ok=True)
+    FILE.write_text(reference())
+
+
+if __name__ == "__main__":
+    main()

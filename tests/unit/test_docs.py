@@ -1,0 +1,21 @@
+"""What the docs say of the code is what the code says of itself."""
+
+import re
+from pathlib import Path
+
+from lab.main import app
+from lab.reference import FILE, reference
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_the_reference_is_what_the_code_would_write() -> None:
+    assert FILE.read_text() == reference(), "out of date: run `make docs`"
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    known = {command.callback.__name__ for command in app.registered_commands if command.callback}
+    readme = (ROOT / "README.md").read_text()
+    assert set(re.findall(r"`lab ([a-z]+)", readme)) <= known
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:^|`)make ([a-z]+)", readme, re.MULTILINE)) <= targets
