@@ -16,7 +16,7 @@ import faust
 from aiokafka.errors import IllegalStateError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
-from faust.types.tuples import ConsumerMessage
+from faust.types.tuples import TP, ConsumerMessage
 
 from services.broker.prefix import Prefix
 from services.settings import Settings
@@ -102,7 +102,8 @@ class SafeConsumer(driver.Consumer):
         if not self.flow_active:
             await self.perform_seek()
             return
-        for tp, fetched in records.items():
+        for aiokafka_tp, fetched in records.items():
+            tp = TP(*aiokafka_tp)
             if active is not None and tp not in active and tp not in self._buffered_partitions:
                 continue
             for start in range(0, len(fetched), self.app.chunk_size):

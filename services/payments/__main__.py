@@ -1,11 +1,12 @@
 """The composition root of a consumer arm: `python -m services.payments ARM`."""
 
 import asyncio
-import contextlib
+import os
 import signal
 import sys
+import traceback
 from collections.abc import Callable, Iterable
-from typing import Any, Final
+from typing import Any, Final, NoReturn
 
 import uvloop
 
@@ -32,19 +33,31 @@ async def run(process: Process, arm: ConsumerArm) -> None:
     """Consume until SIGTERM; returns then. Raises what ended the work, with nothing unfinished committed."""
     settings = process.settings
     patience = Patience(arm.name, process.log, process.metrics)
-    async with (
-        await pool(settings.postgres, "payments", name=settings.process, size=settings.pool_size) as connections,
-        Provider(settings, arm.name, process.life) as provider,
-    ):
-        ledger = Ledger(connections, arm, process.life, patience)
-        tools = Tools(
-            arm, settings, process.life, process.log, process.metrics, process.failpoints, ledger, provider, patience
-        )
-        await consume(process, make_app(arm.group, settings), tools, ARMS[arm.name](tools))
+    connections = await pool(settings.postgres, "payments", name=settings.process, size=settings.pool_size)
+    try:
+        async with Provider(settings, arm.name, process.life) as provider:
+            ledger = Ledger(connections, arm, process.life, patience)
+            tools = Tools(
+                arm,
+                settings,
+                process.life,
+                process.log,
+                process.metrics,
+                process.failpoints,
+                ledger,
+                provider,
+                patience,
+            )
+            await consume(process, make_app(arm.group, settings), tools, ARMS[arm.name](tools))
+    finally:
+        connections.terminate()  # a close would wait for a server that may be frozen
 
 
 async def consume(process: Process, app: DeliveryApp, tools: Tools, arm: Arm) -> None:
-    """Run the Faust app, the lanes and what the arm does beside, until one of them ends or SIGTERM comes."""
+    """Run the Faust app, the lanes and what the arm does beside, until one of them ends or SIGTERM comes.
+
+    Raises what ended the work, and TimeoutError when it could not let go of everything in time.
+    """
     settings = process.settings
     lanes = Lanes(app, Handler(tools, arm).handle)
     app.settle = lanes.settle
@@ -58,7 +71,7 @@ async def consume(process: Process, app: DeliveryApp, tools: Tools, arm: Arm) ->
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    admin = await serve_admin(settings.bind, settings.admin_port, process.metrics, lambda: _waits_for(app))
+    await serve_admin(settings.bind, settings.admin_port, process.metrics, lambda: _waits_for(app))
     app.finalize()
     await app.start()
     ends = {
@@ -71,11 +84,13 @@ async def consume(process: Process, app: DeliveryApp, tools: Tools, arm: Arm) ->
     process.log.event("process.stopping", asked=stop.is_set())
     for task in running:
         task.cancel()
-    with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(_let_go(app, lanes, running), STOP_TIMEOUT_S)
-    await admin.cleanup()
+    letting_go = asyncio.create_task(_let_go(app, lanes, running), name="letting go")
+    await asyncio.wait({letting_go}, timeout=STOP_TIMEOUT_S)
     for task in ended:
         await task
+    if not letting_go.done():
+        raise TimeoutError(f"not let go of everything within {STOP_TIMEOUT_S:g} s")
+    await letting_go
     if not stop.is_set():
         raise RuntimeError(f"Faust stopped by itself: {app.crash_reason!r}")
 
@@ -111,7 +126,18 @@ def main() -> None:
     if len(sys.argv) != 2 or sys.argv[1] not in ARMS:
         sys.exit(f"usage: python -m services.payments ARM; the arms are {', '.join(ARMS)}")
     process = start_process()
-    uvloop.run(run(process, CONSUMER_ARMS[sys.argv[1]]))
+    try:
+        uvloop.run(run(process, CONSUMER_ARMS[sys.argv[1]]))
+    except BaseException:
+        traceback.print_exc()
+        _exit(1)
+    _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    """End at once. Faust's threads are waited for otherwise: one that hangs stays in the group and does no work."""
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":
