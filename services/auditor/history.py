@@ -1,7 +1,7 @@
 """What was read, in forms that hold a million messages: multisets of message ids, and where each was seen."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, KeysView, Mapping, Sequence, Set
+from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from functools import lru_cache
 from typing import Generic, Literal, TypeVar
 from uuid import UUID
@@ -46,7 +46,8 @@ class Multimap(Generic[K, V]):
         """All values of the key in the order they came; none of an unknown one."""
         if key not in self._first:
             return ()
-        return (self._first[key], *self._more.get(key, ()))
+        first, more = self._first[key], self._more.get(key)
+        return (first, *more) if more else (first,)
 
     def keys(self) -> KeysView[K]:
         """The distinct keys."""
@@ -81,14 +82,9 @@ class Published:
         """The distinct messages that want the effect; every message has a record."""
         return self.copies.keys() if effect == "record" else self._wanted.get(effect, set())
 
-    def on(self, topic: str) -> Iterator[Key]:
-        """The distinct messages that have a copy on the topic."""
-        distinct = self.copies.keys()
-        return (key for key in distinct if self.count(key, topic))
-
     def count(self, key: Key, topic: str) -> int:
         """How many copies of the message lie on the topic."""
-        return sum(at.topic == topic for at in self.copies[key])
+        return [at.topic for at in self.copies[key]].count(topic)
 
 
 @lru_cache(maxsize=64)
@@ -182,7 +178,10 @@ class Holdings(msgspec.Struct, frozen=True):
 
     def ahead(self, copies: Sequence[Coordinates]) -> bool:
         """Whether the group has a copy still before it. Without a commit it starts at the log's start."""
-        return any(at.offset >= self.committed.get((at.topic, at.partition), 0) for at in copies)
+        for at in copies:  # noqa: SIM110  # a generator costs as much again, and a million messages ask
+            if at.offset >= self.committed.get((at.topic, at.partition), 0):
+                return True
+        return False
 
     def passed(self, copies: Sequence[Coordinates]) -> bool:
         """Whether the group's committed offset is above every copy."""
@@ -190,8 +189,12 @@ class Holdings(msgspec.Struct, frozen=True):
 
     def letter(self, key: Key, copies: Sequence[Coordinates]) -> str | None:
         """Why the message, or a copy of it, is a dead letter."""
-        found = (self.letters.at[at] for at in copies if at in self.letters.at)
-        return self.letters.of.get(key) or next(found, None)
+        if key in self.letters.of:
+            return self.letters.of[key]
+        for at in copies if self.letters.at else ():
+            if at in self.letters.at:
+                return self.letters.at[at]
+        return None
 
 
 Applications = Counter[Key]

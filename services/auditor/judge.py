@@ -49,15 +49,15 @@ def judge(
 ) -> Judgement[K]:
     """Put each expected message into exactly one state: the applied count decides first, then the order of the law."""
     queries = [(state, not_applied[state]) for state in NOT_APPLIED if state in not_applied]
-    holding = [query for state, query in queries if state in ("waiting", "dead_lettered")]
+    holding = [(state, query) for state, query in queries if state in ("waiting", "dead_lettered")]
     counts: Counter[State] = Counter()
     listed: dict[State, list[K]] = {state: [] for state in LISTED}
     for key in expected:
         if count := applications(key):
             state = _applied(row, count, allowed(key))
-            row.also_held += any(query(key) for query in holding)
+            row.also_held += _first(holding, key) is not None
         else:
-            state = next((state for state, query in queries if query(key)), "unexplained")
+            state = _first(queries, key) or "unexplained"
         counts[state] += 1
         if state in listed and len(listed[state]) < LISTED_AT_MOST:
             listed[state].append(key)
@@ -68,6 +68,13 @@ def judge(
     ghosts = set(unexpected)
     applied = {key: applications(key) for key in chain(ghosts, *listed.values())}
     return Judgement(row, listed, ghosts, applied)
+
+
+def _first(queries: Iterable[tuple[State, Callable[[K], bool]]], key: K) -> State | None:
+    for state, query in queries:
+        if query(key):
+            return state
+    return None
 
 
 def _applied(row: AuditRow, count: int, allowed: int) -> State:
@@ -119,7 +126,7 @@ def judge_publish(
             "uncertain": lambda key: truncated and key in missing,
             "lost": lambda key: not truncated and key in missing,
         },
-        unexpected=(key for key in first.published.on(topic) if key not in ids),
+        unexpected=(key for key in first.published.copies.keys() - ids if first.published.count(key, topic)),
     )
 
 
