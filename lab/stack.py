@@ -75,7 +75,8 @@ def status(as_json: Json = False) -> None:
     out.print(table)
     for p in answer["processes"]:
         if p["why"]:
-            out.print(f"[yellow]{p['name']}[/] {escape(p['why'])}", soft_wrap=True)
+            mended = f"; `lab restart {p['name']}` when it is mended" if p["state"] == "failed" else ""
+            out.print(f"[yellow]{p['name']}[/] {escape(p['why'])}{mended}", soft_wrap=True)
     for name, url in answer["urls"].items():
         out.print(f"[dim]{name:<12}[/] {url}")
 

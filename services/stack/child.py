@@ -144,10 +144,7 @@ class Child:
             self.state, self.why = "held", f"killed and held down: `lab restart {self.name}` starts it"
         elif not ordered and self._crashed_too_often():
             self.state = "failed"
-            self.why = (
-                f"{how}, {len(self._crashes)} times within {CRASH_WINDOW_S:g} s: see `lab logs {self.name}`, "
-                f"mend it, then `lab restart {self.name}`"
-            )
+            self.why = f"{how}, {len(self._crashes)} times within {CRASH_WINDOW_S:g} s: see `lab logs {self.name}`"
             self._event("part.failed", level="error", why=self.why)
         else:
             self.state, self.why = "restarting", how

@@ -1,14 +1,24 @@
 """The table of parts, the settings and what is said before a start."""
 
+import hashlib
+import json
+import os
 import socket
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from services.settings import Settings, SettingsError, read_settings
-from services.stack import checks, jars
-from services.stack.home import Home
-from services.stack.launch import launch, order_of_start
+from services.stack import checks, control, jars
+from services.stack.errors import StackError
+from services.stack.home import SUPERVISOR, Home
+from services.stack.launch import depth, launch, order_of_start
+from services.stack.logfiles import keep_bounded, tail
 from services.stack.parts import PARTS, UnknownPart, find, names
 
 
@@ -87,6 +97,171 @@ def test_a_port_in_use_is_said_with_its_purpose_and_what_to_do(tmp_path: Path) -
 def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "FREE_DISK_MB", 10**9)
     assert any("make room" in text for text in checks.problems(Home(tmp_path, 30_000)))
+
+
+def test_a_pid_that_another_process_has_now_is_no_lab(tmp_path: Path) -> None:
+    home = Home(tmp_path, 30_000)
+    home.create()
+    (home.run / "supervisor.json").write_text(json.dumps({"pid": os.getpid()}))
+    assert home.read_state() is None
+
+
+@pytest.mark.parametrize("text", ["", "{", '{"pid": "many"}', "{}", "[]", '{"pid": 4194304}'])
+def test_a_state_file_that_says_nothing_counts_as_none(tmp_path: Path, text: str) -> None:
+    home = Home(tmp_path, 30_000)
+    home.create()
+    (home.run / "supervisor.json").write_text(text)
+    assert home.read_state() is None
+
+
+def test_a_supervisor_of_another_folder_is_not_this_labs(tmp_path: Path) -> None:
+    home = Home(tmp_path, 30_000)
+    home.create()
+    command = [sys.executable, "-c", "import time; print(flush=True); time.sleep(60)", SUPERVISOR]
+    for place, is_ours in ((tmp_path, True), (tmp_path / "beside", False)):
+        with subprocess.Popen(command, env={**os.environ, "LAB_HOME": str(place)}, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            (home.run / "supervisor.json").write_text(json.dumps({"pid": process.pid}))
+            state = home.read_state()
+            process.kill()
+            assert (state is not None) is is_ours
+
+
+def test_a_secret_is_drawn_once_whoever_asks_first(tmp_path: Path) -> None:
+    home = Home(tmp_path, 30_000)
+    home.create()
+    with ThreadPoolExecutor(8) as askers:
+        secrets = set(askers.map(lambda _: home.secret("token"), range(64)))
+    assert len(secrets) == 1
+    assert len(secrets.pop()) == 32
+    assert (home.run / "token.secret").stat().st_mode & 0o777 == 0o600
+    assert [file.name for file in home.run.iterdir()] == ["token.secret"]
+
+
+def test_only_a_labs_own_processes_are_swept(tmp_path: Path) -> None:
+    home = Home(tmp_path / "lab", 30_000)
+    words = {
+        "postgres": ["postgres", "-D", f"{home.data}/ledger"],
+        "of a lab beside": ["postgres", "-D", f"{home.path}-beside/data/ledger"],
+        "in a folder with a longer name": ["java", f"{home.run}s/1/kafka.properties"],
+        "an editor": ["vi", f"{home.run}/kafka.properties"],
+    }
+    for name, line in words.items():
+        process = SimpleNamespace(cmdline=lambda line=line: line, environ=dict)
+        assert control._belongs_to(process, home) is (name == "postgres"), name  # type: ignore[arg-type]
+
+
+def test_a_log_over_its_bound_is_moved_aside_and_its_writer_goes_on_at_the_new_end(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    keep_bounded(log, 10)
+    with log.open("ab", buffering=0) as writer:
+        writer.write(b"0123456789")
+        keep_bounded(log, 10)
+        assert log.read_bytes() == b"0123456789"
+        writer.write(b"!")
+        keep_bounded(log, 10)
+        writer.write(b"after")
+    assert log.read_bytes() == b"after"
+    assert (tmp_path / "x.log.1").read_bytes() == b"0123456789!"
+
+
+@pytest.mark.parametrize(("lines", "shown"), [(1, ["c" * 200_000]), (2, ["b", "c" * 200_000]), (9, ["a", "b"])])
+def test_the_last_lines_are_whole_however_long_they_are(tmp_path: Path, lines: int, shown: list[str]) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("a\nb\n" + "c" * 200_000 + "\n")
+    assert list(tail(log, lines))[: len(shown)] == shown
+    assert len(list(tail(log, lines))) == min(lines, 3)
+
+
+def test_who_follows_a_log_sees_what_comes_also_after_it_was_emptied(tmp_path: Path) -> None:
+    log = tmp_path / "x.log"
+    log.write_text("first\n")
+    lines = tail(log, 5, follow=True)
+    assert next(lines) == "first"
+    with log.open("a") as writer:
+        writer.write("second\nthi")
+        writer.flush()
+        assert next(lines) == "second"
+        writer.write("rd\n")
+    assert next(lines) == "third"
+    log.write_text("new\n")
+    assert next(lines) == "new"
+
+
+def test_a_jar_that_is_not_what_the_lock_wants_is_named_and_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def download(jar: jars.Jar, downloads: Path) -> Path:
+        downloads.mkdir(exist_ok=True)
+        (downloads / jar.file_name).write_text("something else")
+        return downloads / jar.file_name
+
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(jars, "_download", download)
+    first = jars.locked()[0]
+    with pytest.raises(
+        StackError, match=rf"{first.file_name} came with the SHA-256 .*, jars.lock wants {first.sha256}"
+    ):
+        jars.install(lambda done, total: None)
+    assert list((tmp_path / "jars").iterdir()) == []
+
+
+def test_an_interrupted_download_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+
+    def download(jar: jars.Jar, downloads: Path) -> Path:
+        if len(asked) == 3:
+            raise StackError("offline")
+        asked.append(jar.artifact)
+        downloads.mkdir(exist_ok=True)
+        (downloads / jar.file_name).write_text(jar.artifact)
+        return downloads / jar.file_name
+
+    some = [jars.Jar("g", name, "1", hashlib.sha256(name.encode()).hexdigest()) for name in "abcde"]
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path))
+    monkeypatch.setattr(jars, "locked", lambda: some)
+    monkeypatch.setattr(jars, "_download", download)
+    with pytest.raises(StackError, match="offline"):
+        jars.install(lambda done, total: None)
+    kept = {file.name for file in (tmp_path / "jars").iterdir()}
+    assert kept == {f"{name}-1.jar" for name in asked}
+    (tmp_path / "maven").mkdir()
+    (tmp_path / "maven" / "half a jar").touch()
+    asked.extend(["offline is over"])
+    progress: list[tuple[int, int]] = []
+    jars.install(lambda done, total: progress.append((done, total)))
+    assert progress == [(4, 5), (5, 5)]
+    assert not (tmp_path / "maven").exists()
+    assert jars.missing(tmp_path / "jars") == []
+
+
+def test_two_labs_do_not_download_into_one_cache_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path))
+    waiting, order = threading.Event(), []
+
+    def second() -> None:
+        with jars.cache_lock(lambda _: waiting.set()):
+            order.append("second")
+
+    with jars.cache_lock(print):
+        other = threading.Thread(target=second)
+        other.start()
+        assert waiting.wait(10)
+        order.append("first")
+    other.join(10)
+    assert order == ["first", "second"]
+
+
+def test_what_nothing_depends_on_ends_first_and_what_is_alike_together() -> None:
+    assert depth("postgres") == depth("kafka") == 0
+    assert depth("provision") < depth("provider") < depth("arm.effectively_once")
+    assert depth("orders") == depth("relay") == depth("provider")
+
+
+def test_a_jvm_may_be_more_than_its_heap_and_nothing_else_more_than_its_bound() -> None:
+    assert PARTS["kafka"].resident_bound_mb > PARTS["kafka"].memory_mb
+    assert PARTS["orders"].resident_bound_mb == PARTS["orders"].memory_mb
 
 
 def test_the_lock_of_the_jars_holds_one_version_of_each_and_the_clients_of_the_broker() -> None:
