@@ -1,9 +1,14 @@
 """The parts that integration tests stand on: started once a session on free ports, shared, taken down at the end."""
 
+import json
 import os
 import socket
+import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import asyncpg
@@ -76,3 +81,41 @@ async def database(infra: Infra) -> AsyncIterator[str]:
     yield name
     await admin.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
     await admin.close()
+
+
+class Lab(msgspec.Struct, frozen=True):
+    """A whole lab with faults allowed, and its command line."""
+
+    home: Home
+
+    def cli(self, *words: str, exits: int = 0, timeout_s: float = 120) -> str:
+        """Run `lab WORDS` and return its stdout; asserts the exit code."""
+        command = [str(Path(sys.executable).with_name("lab")), *words]
+        environment = {**os.environ, "LAB_HOME": str(self.home.path), "LAB_PORT_BASE": str(self.home.port_base)}
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
+        )  # fmt: skip
+        assert done.returncode == exits, f"{' '.join(words)} exits {done.returncode}: {done.stderr[-2000:]}"
+        return done.stdout
+
+    def status(self) -> dict[str, Any]:
+        """What `lab status --json` says of each process, by name."""
+        return {process["name"]: process for process in json.loads(self.cli("status", "--json"))["processes"]}
+
+    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 60) -> None:
+        """Wait until the condition holds; fails with what was waited for."""
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
+            time.sleep(0.2)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The second stack of a session: every part, with faults allowed. Tests that kill and freeze share it."""
+    started = Lab(free_home(tmp_path_factory.mktemp("lab")))
+    started.cli("up", "--faults", timeout_s=300)
+    try:
+        yield started
+    finally:
+        started.cli("down")
