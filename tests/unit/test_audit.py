@@ -347,3 +347,17 @@ def test_without_a_ledger_nobody_called(tmp_path: Path) -> None:
     client = ClientLedger(tmp_path / "none")
     client.read()
     assert not client.answers["orders"].keys()
+
+
+def test_an_answer_whose_call_was_cut_off_the_ledger_counts_as_an_attempt() -> None:
+    answers = Answers()
+    answers.answered("k", "refused")
+    assert answers.outcome("k") == "refused"
+    answers.called("k")
+    assert answers.outcome("k") == "unknown"
+
+
+def test_a_group_has_passed_a_message_only_when_it_has_passed_every_copy() -> None:
+    holdings, both = Holdings(past(1)), [at(0), at(1)]
+    assert (holdings.passed(both), holdings.passed(both[:1]), holdings.passed(both[1:])) == (False, True, False)
+    assert not holdings.passed([at(0, partition=1)])
