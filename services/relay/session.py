@@ -1,7 +1,7 @@
 """One connection to a source, and all that is done on it: whoever lost the connection lost the shards with it."""
 
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,7 @@ SQL: Final = statements(Path(__file__).parent / "statements.sql")
 IDLE_SESSION_MS: Final = 4_000
 FRESH_S: Final = IDLE_SESSION_MS / 1000 - 1.0
 QUERY_TIMEOUT_S: Final = 10.0
-_SETTINGS: Final = {
+SETTINGS: Final = {
     # A frozen relay loses its session when idle, and (tcp) when the server has an answer under way that nobody reads.
     "idle_session_timeout": str(IDLE_SESSION_MS),
     "tcp_user_timeout": str(IDLE_SESSION_MS),
@@ -28,9 +28,9 @@ _SETTINGS: Final = {
 class Session:
     """What one relay holds of one source for as long as the connection lives. Lost connections raise at each use."""
 
-    def __init__(self, connection: Any, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, prepared: Mapping[str, Any], clock: Callable[[], float] = time.monotonic) -> None:
         self.shards: frozenset[int] = frozenset()
-        self._connection = connection
+        self._prepared = prepared
         self._clock = clock
         self._alive_at = clock()
 
@@ -77,7 +77,7 @@ class Session:
 
     async def _query(self, name: str, *arguments: Any) -> Any:
         started = self._clock()
-        rows = await self._connection.fetch(SQL[name], *arguments, timeout=QUERY_TIMEOUT_S)
+        rows = await self._prepared[name].fetch(*arguments, timeout=QUERY_TIMEOUT_S)
         self._alive_at = started
         return rows
 
@@ -85,9 +85,11 @@ class Session:
 @asynccontextmanager
 async def open_session(server: str, database: str, name: str) -> AsyncIterator[Session]:
     """A session that counts as a member. Its end, in good order or not, frees all that it held."""
-    connection = await connect(server, database, name=name, **_SETTINGS)
+    connection = await connect(server, database, name=name, **SETTINGS)
     try:
-        session = Session(connection)
+        # All at once, before any lock is held: between a statement's preparation and its first use the server does not
+        # count a session as idle, and a relay frozen there would keep its shards.
+        session = Session({name: await connection.prepare(statement) for name, statement in SQL.items()})
         await session.become_member()
         yield session
         await connection.close(timeout=1)

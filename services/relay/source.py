@@ -24,7 +24,10 @@ from services.relay.records import POSITION, SHARD, WORDS, Outcome, Row, Unpubli
 from services.relay.session import Session, open_session
 
 # Whatever Postgres answers or does not: the relay connects again. Which error it was stands in the log.
-AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, InjectedError)
+# InternalClientError: what asyncpg makes of a server that said good-bye while this process was frozen.
+AWAY: Final = (
+    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, InjectedError
+)  # fmt: skip
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 2.0
 REBALANCE_EVERY_S: Final = 0.5
@@ -177,6 +180,7 @@ class SourceRelay:
         """The broker refuses a set of records for one of them: only what it refuses alone is set aside."""
         records = dict(zip(batch.positions, batch.records, strict=True))
         for position in outcome.refused:
+            await session.ensure_fresh()  # one by one, they may take longer than an idle session lives
             self._delivery = self._producer.send([records[position]])
             outcome = outcome.revised(position, await self._reported(session))
         for position, reason in outcome.refused.items():

@@ -11,7 +11,11 @@ import pytest
 
 from services.domain.messages import ORDERS
 from services.domain.sharding import SHARDS, shard_of
+from services.relay.ownership import SHARD_CLASS
+from services.relay.session import SETTINGS
+from services.relay.source import AWAY
 from services.settings import Settings
+from services.storage.postgres import connect
 from tests.relaying import Place, Relay, Writer, by_key, first_occurrences, place, relay, shared, until
 
 KEYS = [(f"customer-{n}", shard_of(f"customer-{n}")) for n in range(200)]
@@ -161,6 +165,28 @@ async def test_a_frozen_relay_loses_its_shards_and_thawed_takes_only_its_share(s
             await until(lambda: _lost(two), 6, "the thawed one saw that its session is over")
             await shared(one, two)
         await check_nothing_is_lost_and_keys_are_in_order(source)
+
+
+async def test_a_session_whose_answer_nobody_reads_ends_and_frees_its_shards(source: Place) -> None:
+    watcher, frozen = await source.connect(), "relay#frozen"
+    held = (
+        "SELECT count(*) FROM pg_locks JOIN pg_stat_activity USING (pid) WHERE classid = $1 AND application_name = $2"
+    )
+
+    async def freed() -> bool:
+        return await watcher.fetchval(held, SHARD_CLASS, frozen) == 0
+
+    connection = await connect(source.server, source.database, name=frozen, **SETTINGS)
+    large = await connection.prepare("SELECT repeat('x', 10000) FROM generate_series(1, 10000)")
+    await connection.execute("SELECT pg_advisory_lock($1, 3)", SHARD_CLASS)
+    connection._transport.pause_reading()  # as in a process that is frozen while an answer is under way
+    answer = asyncio.ensure_future(large.fetch())
+    assert not await freed()
+    await until(freed, 7, "the shard is free")
+    connection._transport.resume_reading()
+    with pytest.raises(AWAY):
+        await answer
+    await watcher.close()
 
 
 async def _lost(relay: Relay) -> bool:
