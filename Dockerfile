@@ -7,8 +7,8 @@ COPY requirements/bootstrap.txt requirements/runtime.txt deploy/native-only.txt 
 RUN python -m pip install --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
       --require-hashes -r bootstrap.txt \
  && python -m venv --without-pip /opt/lab \
- && uv pip install --no-cache --python /opt/lab/bin/python --compile-bytecode --require-hashes \
-      --excludes native-only.txt -r runtime.txt
+ && uv pip install --no-cache --python /opt/lab/bin/python --compile-bytecode --no-build \
+      --require-hashes --excludes native-only.txt -r runtime.txt
 COPY services /app/services
 RUN python -m compileall -q /app/services
 

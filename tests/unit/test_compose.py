@@ -201,10 +201,10 @@ def contained(files: Files, native: dict[str, Launch]) -> None:
 
 
 def probed_and_restarted(files: Files, native: dict[str, Launch]) -> None:
-    """What runs on is probed and restarted; what runs once is neither."""
+    """What runs on is probed and restarted; what runs once is not probed, and begun again only when it failed."""
     for name, service in files.services.items():
         once = name in HELPERS or PARTS[name].kind == "task"
-        assert service["restart"] == ("no" if once else "unless-stopped"), name
+        assert service["restart"] == ("on-failure:5" if once else "unless-stopped"), name
         if once:
             assert service["healthcheck"] == {"disable": True}, name
         else:
@@ -296,7 +296,8 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield contained, "relay", "logging/options/max-size", None
     yield probed_and_restarted, "kafka", "healthcheck", {"disable": True}
     yield probed_and_restarted, "orders", "healthcheck/test", ["CMD", "true"]
-    yield probed_and_restarted, "provision", "restart", "always"
+    yield probed_and_restarted, "provision", "restart", "unless-stopped"
+    yield probed_and_restarted, "relay", "restart", "no"
     yield no_secret_in_the_files, "postgres", "environment/POSTGRES_PASSWORD", "lab"
     yield no_secret_in_the_files, "orders", "environment/PGPASSWORD", "lab"
     yield no_secret_in_the_files, "kafka", "volumes", ["secrets:/run/lab:ro"]
