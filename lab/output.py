@@ -30,7 +30,7 @@ class Exit(IntEnum):
     INTERRUPTED = 130
 
 
-_CONFLICT = 409
+_WRONG_WORDS = (400, 403, 404, 413)
 
 
 def say(text: str) -> None:
@@ -40,7 +40,7 @@ def say(text: str) -> None:
 
 def fail(code: Exit, text: str) -> NoReturn:
     """End with a sentence on stderr."""
-    err.print(f"[red]lab:[/red] {escape(text)}", soft_wrap=True)
+    err.print(f"[red]lab:[/red] {escape(text)}", soft_wrap=not err.is_terminal)  # whole lines for who reads them
     sys.exit(code)
 
 
@@ -68,7 +68,7 @@ def errors_as_sentences() -> Iterator[None]:
         fail(Exit.USAGE, str(error))
     except Refused as error:
         # a wrong name or argument is usage; the right words at the wrong time have failed
-        fail(Exit.FAILED if error.status == _CONFLICT else Exit.USAGE, str(error))
+        fail(Exit.USAGE if error.status in _WRONG_WORDS else Exit.FAILED, str(error))
     except StackError as error:
         fail(Exit.FAILED, str(error))
     except OSError as error:

@@ -62,12 +62,12 @@ def status(as_json: Json = False) -> None:
     if not answer["processes"]:
         out.print("start it with `lab up`")
         return
-    table = Table(box=None, pad_edge=False, header_style="dim")
+    table = Table(box=None, pad_edge=False, header_style="dim", expand=True)
     table.add_column("process", no_wrap=True)
     table.add_column("state", no_wrap=True)
     for heading in ("restarts", "pid", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("what it is", no_wrap=True, style="dim", overflow="ellipsis")
+    table.add_column("what it is", no_wrap=True, style="dim", overflow="ellipsis", ratio=1)  # gives way to the rest
     for p in answer["processes"]:
         state = f"[{_STATE_COLOURS.get(p['state'], 'yellow')}]{p['state']}[/]"
         memory = f"{p['rss_bytes'] / 2**20:.0f} MiB" if p["rss_bytes"] else ""

@@ -20,10 +20,18 @@ if TYPE_CHECKING:
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _POLL_S: Final = 0.05
+_STATUS: Final[dict[type[Exception], int]] = {
+    UnknownPart: 404,
+    ProcessLookupError: 409,  # not running, not frozen: the right words at the wrong time
+    FailpointError: 400,
+    ValueError: 400,
+    msgspec.DecodeError: 400,
+    OSError: 507,  # a full disk: what was done could not be written down
+}
 
 
 def make_api(supervisor: "Supervisor") -> web.Application:
-    """The application. Errors are `{"error": text}` with 400 (wrong), 401 (token), 403 (faults off), 404, 409."""
+    """The application. Errors are `{"error": text}` with 400 (wrong), 401 (token), 403 (faults off), 404, 409, 507."""
     token = supervisor.home.secret("token")
 
     @web.middleware
@@ -34,14 +42,10 @@ def make_api(supervisor: "Supervisor") -> web.Application:
                 return _error(401, "the lab's token is missing or wrong (it lies in LAB_HOME/run/token.secret)")
         try:
             return await handler(request)
-        except UnknownPart as error:
-            return _error(404, str(error))
-        except ProcessLookupError as error:
-            return _error(409, str(error.args[0]))
-        except (FailpointError, ValueError, msgspec.DecodeError) as error:
-            return _error(400, str(error))
         except web.HTTPException as error:  # no such path, another method, a body over the bound
             return _error(error.status, error.reason)
+        except tuple(_STATUS) as error:
+            return _error(next(status for kind, status in _STATUS.items() if isinstance(error, kind)), str(error))
 
     app = web.Application(middlewares=[guard], client_max_size=64 * 1024)
     control, faults = _Control(supervisor), _Faults(supervisor)

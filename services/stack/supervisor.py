@@ -27,7 +27,7 @@ from services.stack.launch import depth, launch, order_of_start
 from services.stack.logfiles import keep_bounded
 from services.stack.nemesis import NemesisLog
 from services.stack.parts import PARTS, SUPERVISOR_PORT, Part
-from services.stack.probes import http_ready, kafka_ready, postgres_ready
+from services.stack.probes import PostgresProbe, http_ready, kafka_ready
 from services.telemetry.logs import Log
 
 SAMPLE_EVERY_S: Final = 1.0
@@ -115,7 +115,7 @@ class Supervisor:
     def _probe(self, part: Part, replica: int) -> Callable[[], Awaitable[bool]]:
         home = self.home
         if part.kind == "postgres":
-            return partial(postgres_ready, home.postgres_url(part.name))
+            return PostgresProbe(home.postgres_url(part.name))
         if part.kind == "kafka":
             return partial(kafka_ready, home.bind, home.port(part.port))
         if part.kind == "prometheus":
