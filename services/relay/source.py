@@ -24,7 +24,7 @@ from services.relay.records import POSITION, SHARD, WORDS, Outcome, Row, Unpubli
 from services.relay.session import Session, open_session
 
 # Whatever Postgres answers or does not: the relay connects again. Which error it was stands in the log.
-# InternalClientError: what asyncpg makes of a server that said good-bye while this process was frozen.
+# InternalClientError: what asyncpg makes of a server that said good-bye between two queries.
 AWAY: Final = (
     OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, InjectedError
 )  # fmt: skip

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Iterator
 
-import asyncpg
 import pytest
 
 from services.domain.messages import ORDERS
 from services.domain.sharding import shard_of
+from services.relay.source import AWAY
 from services.stack import client, control
 from services.stack.home import Home
 from tests.conftest import free_home, say
@@ -16,7 +16,6 @@ from tests.relaying import Place, Writer, by_key, first_occurrences, until
 
 KEYS = [(f"customer-{n}", shard_of(f"customer-{n}")) for n in range(50)]
 KILLS = 5
-AWAY = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +78,7 @@ async def killed_and_back(lab: Home, name: str) -> None:
         now = process(lab, name)
         return now["restarts"] != before and now["ready"] is True
 
-    await until(back, 30, f"{name} is back")
+    await until(back, 60, f"{name} is back")
 
 
 async def progressed(source: Place) -> None:
@@ -98,7 +97,7 @@ async def progressed(source: Place) -> None:
             )
         return False
 
-    await until(published, 30, "new rows are published")
+    await until(published, 60, "new rows are published")
 
 
 async def check(source: Place) -> int:
@@ -140,7 +139,7 @@ async def test_a_kill_at_a_failpoint_loses_nothing(lab: Home, source: Place, fai
     restarts = process(lab, "relay#0")["restarts"]
     await asyncio.to_thread(client.arm, lab, failpoint, "kill nth=3 count=1")
     async with load(source):
-        await until(lambda: _restarted(lab, restarts), 30, "the relay was killed and is back")
+        await until(lambda: _restarted(lab, restarts), 60, "the relay was killed and is back")
         await progressed(source)
     added = await check(source) - before
     assert added > 0 or not duplicates
