@@ -193,15 +193,16 @@ async def _lost(relay: Relay) -> bool:
     return bool(relay.events("relay.source_lost"))
 
 
-async def test_sigterm_ends_a_relay_in_good_order_without_a_duplicate(source: Place, tmp_path: Path) -> None:
-    async with relay(source, 0, tmp_path) as one, load(source):
+async def test_relays_that_join_and_leave_under_load_publish_nothing_twice(source: Place, tmp_path: Path) -> None:
+    async with relay(source, 0, tmp_path) as one, load(source, rows=200, pause_s=0):
         await shared(one)
-        behind = (
-            "SELECT count(*) > 500 FROM written w WHERE NOT EXISTS (SELECT FROM outbox WHERE position = w.position)"
-        )
-        await until(lambda: source.value(behind), 20, "rows are published")
-        one.signal(signal.SIGTERM)
-        assert await one.ended() == 0
-    async with relay(source, 1, tmp_path) as two:
-        await shared(two)
+        async with relay(source, 1, tmp_path) as two, relay(source, 2, tmp_path) as three:
+            await shared(one, two, three)
+            for leaving in (one, two):
+                leaving.signal(signal.SIGTERM)
+                assert await leaving.ended() == 0
+            await shared(three)
+            three.signal(signal.SIGTERM)
+            assert await three.ended() == 0
+    async with relay(source, 3, tmp_path):
         assert await check_nothing_is_lost_and_keys_are_in_order(source) == 0
