@@ -41,8 +41,8 @@ def initialise(data: Path, password: str) -> None:
         done = subprocess.run(command, capture_output=True, text=True, preexec_fn=setup, check=False)
     except subprocess.SubprocessError as error:
         raise StackError(
-            "Postgres refuses to run as root, and this machine does not allow a user namespace to run it in: "
-            "run the lab as an ordinary user"
+            "Postgres refuses to run as root or as a user without a name, and this machine does not allow a user "
+            "namespace to run it in: run the lab as an ordinary user"
         ) from error
     finally:
         password_file.unlink()

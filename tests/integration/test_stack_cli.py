@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import socket
@@ -211,10 +212,11 @@ def test_one_lab_from_up_to_down(home: Home) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="the whole suite runs without root here")
-def test_who_is_not_root_needs_no_root(home: Home) -> None:
-    """In a namespace in which this user is number 1000: what lies in root's folders stays reachable."""
-    script = 'set -e; test "$(id -u)" = 1000; "$@" up --only ledger; "$@" status; "$@" down'
-    command = ["unshare", "--user", "--map-user=1000", "--map-group=1000", "sh", "-c", script, "sh", *LAB]
+@pytest.mark.parametrize("uid", [next(user.pw_uid for user in pwd.getpwall() if user.pw_uid), 43_210])
+def test_who_is_not_root_needs_no_root(home: Home, uid: int) -> None:
+    """In a namespace in which this user has another id (the second one has no name, as `docker run --user` gives)."""
+    script = 'set -e; test "$(id -u)" = $0; "$@" up --only ledger; "$@" status; "$@" down'
+    command = ["unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", "sh", "-c", script, str(uid), *LAB]
     done = subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("up · 1 processes")
