@@ -4,6 +4,7 @@ Runs as a process of its own (`python -m services.stack.provision`), in the nati
 """
 
 import asyncio
+import faulthandler
 import time
 from collections.abc import Callable
 from functools import partial
@@ -23,6 +24,15 @@ from services.storage.postgres import connect
 SERVICES: Final = Path(__file__).parent.parent
 _WAIT_S: Final = 30
 _ANSWER_S: Final = 5
+# What a topic says that was made a moment ago, and a broker that has just started; not all are marked as retriable.
+_PASSING: Final = frozenset(
+    {
+        KafkaError._TIMED_OUT,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+    }
+)
 
 
 async def provision(settings: Settings) -> None:
@@ -77,7 +87,7 @@ def _topics(bootstrap: str) -> None:
 
 
 def _patiently(work: Callable[[], None]) -> None:
-    """Do it again when it times out: a fresh broker's first answer about a group can get lost; repeats are harmless.
+    """Do it again when it fails in a way that passes; repeats are harmless.
 
     Raises KafkaException when it still does after 30 s.
     """
@@ -86,7 +96,7 @@ def _patiently(work: Callable[[], None]) -> None:
         try:
             return work()
         except KafkaException as error:
-            if not error.args[0].retriable() and error.args[0].code() != KafkaError._TIMED_OUT:
+            if not error.args[0].retriable() and error.args[0].code() not in _PASSING:
                 raise
             if time.monotonic() > deadline:
                 raise
@@ -111,6 +121,7 @@ def _start_group(admin: Any, group: str) -> None:
 
 def main() -> None:
     """Provision with the settings of the environment."""
+    faulthandler.enable()  # it has died of SIGSEGV twice, on a machine that was overloaded; next time we see where
     asyncio.run(provision(read_settings()))
 
 
