@@ -7,7 +7,7 @@ from typing import Any, Final
 import asyncpg
 
 from services.http.problem import unavailable
-from services.storage.postgres import pool
+from services.storage.postgres import AWAY, pool
 
 CONNECTION_WAIT_S: Final = 2.0
 STATEMENT_TIMEOUT_S: Final = 5.0
@@ -54,7 +54,7 @@ class Database:
             return await self._fetch(statement, *arguments)
         except PASSING as error:
             raise unavailable(f"the database did not answer: {type(error).__name__}") from error
-        except asyncpg.InterfaceError as error:
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
             if isinstance(error, ValueError):  # an argument that no column can take: ours, and not passing
                 raise
             raise unavailable("the connection to the database was lost") from error
@@ -75,7 +75,7 @@ class Database:
     async def close(self) -> None:
         """Close the connections, by force when they do not close in a second."""
         if self._pool is not None:
-            with contextlib.suppress(TimeoutError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            with contextlib.suppress(*AWAY):
                 await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT_S)
 
     async def _fetch(self, statement: str, *arguments: object) -> list[Any]:
@@ -87,6 +87,6 @@ class Database:
             if self._pool is None:
                 self._pool = await pool(self._server, self._name, name=self._process, size=self._size)
             await self._fetch("SELECT 1")
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except AWAY as error:
             return f"database {self._name}: {type(error).__name__}"
         return ""

@@ -9,6 +9,7 @@ from typing import TypeVar
 import asyncpg
 
 from services.domain.failure_policy import DeadLetter, Failure, GiveUp, decide, of_sqlstate
+from services.storage.postgres import AWAY
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
 
@@ -52,7 +53,7 @@ class Patience:
             attempt += 1
             try:
                 return await operation()
-            except (CallFailed, asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError) as error:
+            except (CallFailed, *AWAY) as error:
                 failure = failure_of(error)
                 decision = decide(
                     failure, attempt=attempt, elapsed_s=time.monotonic() - began, draw=self._random.random()

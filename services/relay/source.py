@@ -13,7 +13,6 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-import asyncpg
 import msgspec
 
 from services.bootstrap import Process
@@ -22,12 +21,8 @@ from services.failpoints import InjectedError
 from services.relay.ownership import decide
 from services.relay.records import POSITION, SHARD, WORDS, Outcome, Row, Unpublishable, outcome_of, record_of
 from services.relay.session import Session, open_session
+from services.storage.postgres import AWAY
 
-# Whatever Postgres answers or does not: the relay connects again. Which error it was stands in the log.
-# InternalClientError: what asyncpg makes of a server that said good-bye between two queries.
-AWAY: Final = (
-    OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, InjectedError
-)  # fmt: skip
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 2.0
 REBALANCE_EVERY_S: Final = 0.5
@@ -77,7 +72,7 @@ class SourceRelay:
                 ) as session:
                     self.connected = True
                     await self._relay(session)
-            except AWAY as error:
+            except (*AWAY, InjectedError) as error:  # it connects again; which error it was stands in the log
                 self._log.event(
                     "relay.source_lost", level="warning", source=self._source.database, error=repr(error)[:300]
                 )

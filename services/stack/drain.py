@@ -8,7 +8,6 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Final
 
-import asyncpg
 import msgspec
 from confluent_kafka import KafkaException
 
@@ -16,7 +15,7 @@ from services.broker.reader import Bounds, Offsets, bounds, committed
 from services.broker.topics import MAIN_TOPICS
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.messages import KINDS
-from services.storage.postgres import connect
+from services.storage.postgres import AWAY, connect
 
 _LOOKS: Final = 2  # in a row
 _BETWEEN_LOOKS_S: Final = 1.0
@@ -90,7 +89,7 @@ async def _count(postgres: str, database: str, table: str, query: str, place: st
             count = await connection.fetchval(query, timeout=_STATEMENT_S) if there else 0
         finally:
             await connection.close(timeout=_STATEMENT_S)
-    except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+    except AWAY as error:
         return Waiting(place, why=str(error) or type(error).__name__)
     return Waiting(place, count) if count else None
 

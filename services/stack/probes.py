@@ -7,6 +7,8 @@ from typing import Final
 import aiohttp
 import asyncpg
 
+from services.storage.postgres import AWAY
+
 PROBE_TIMEOUT_S: Final = 2.0
 # Kafka protocol: ApiVersions (key 18) v0, correlation 1, client id null. Answered once requests are processed.
 _API_VERSIONS: Final = struct.pack(">ihhih", 10, 18, 0, 1, -1)
@@ -24,7 +26,7 @@ class PostgresProbe:
             if self._connection is None:
                 self._connection = await asyncpg.connect(self._address, timeout=PROBE_TIMEOUT_S)
             return bool(await self._connection.fetchval("SELECT NOT pg_is_in_recovery()", timeout=PROBE_TIMEOUT_S))
-        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, TimeoutError):
+        except AWAY:
             self._drop()
             return False
 

@@ -11,6 +11,9 @@ GUARDS: Final = {
     "lock_timeout": "4000",
 }
 
+# Whatever a server answers or does not. InternalClientError: what asyncpg makes of one that ended between two queries.
+AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
+
 
 def dsn(server: str, database: str) -> str:
     """The address of one database on a server that was given without one (`postgresql://user:password@host:port`)."""
