@@ -1,5 +1,6 @@
 """The effects that an intent promises, and how a message says which of them it wants."""
 
+from functools import lru_cache
 from typing import Final, Literal, get_args
 
 Effect = Literal["record", "charge", "email"]
@@ -8,6 +9,7 @@ EFFECTS: Final[tuple[Effect, ...]] = get_args(Effect)
 ALL: Final = ",".join(EFFECTS)
 
 
+@lru_cache(maxsize=64)  # once a record on the arms' hot path, and there are few spellings
 def parse_effects(text: str) -> tuple[Effect, ...]:
     """Parse `record,charge,email`, the value of the `lab-effects` header of requests and records.
 

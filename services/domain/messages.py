@@ -7,7 +7,7 @@ with W3C Trace Context in `traceparent` and `tracestate`, and two extensions of 
 import builtins
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Final
 from uuid import UUID
@@ -49,6 +49,7 @@ RUN_HEADER: Final = "lab-run"  # on requests and records: the run it belongs to
 RUN_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 Headers = Sequence[tuple[str, bytes]]
+RawHeaders = Sequence[tuple[str, bytes | None]]  # as they lie on the wire: a header's value may be null
 
 
 class Coordinates(msgspec.Struct, frozen=True, order=True):
@@ -110,10 +111,10 @@ def record_headers(
     return headers
 
 
-def message_id_of(headers: Headers) -> UUID | None:
+def message_id_of(headers: RawHeaders) -> UUID | None:
     """The message id that the headers carry, if they carry one at all (an auditor's view: no more is judged)."""
     for name, value in headers:
-        if name == "ce_id":
+        if name == "ce_id" and value is not None:
             try:
                 return UUID(value.decode())
             except ValueError:
@@ -128,16 +129,16 @@ def parse_run(text: str) -> str:
     return text
 
 
-def decode(key: bytes | None, value: bytes | None, headers: Headers, at: Coordinates) -> Message:
+def decode(key: bytes | None, value: bytes | None, headers: RawHeaders, at: Coordinates) -> Message:
     """Decode a record once, strictly.
 
     Raises Undecodable with reason `no_message_id`, `unknown_type`, `undecodable` or `invalid`.
     """
-    fields = {name: data.decode("utf-8", "replace") for name, data in headers if data is not None}
-    message_id = message_id_of([(name, data) for name, data in headers if data is not None])
+    fields = {name: data for name, data in reversed(headers) if data is not None}  # the first of a name counts
+    message_id = message_id_of([("ce_id", fields.get("ce_id", b""))])
     if message_id is None:
-        raise Undecodable("no_message_id", f"ce_id is {fields.get('ce_id', '')[:80]!r}")
-    type_ = fields.get("ce_type", "")
+        raise Undecodable("no_message_id", f"ce_id is {fields.get('ce_id', b'')[:80]!r}")
+    type_ = _text(fields, "ce_type")
     kind = KIND_OF_TYPE.get(type_)
     if kind is None:
         raise Undecodable("unknown_type", f"ce_type is {type_[:80]!r}")
@@ -145,9 +146,9 @@ def decode(key: bytes | None, value: bytes | None, headers: Headers, at: Coordin
         raise Undecodable("undecodable", "the key or the value is null")
     try:
         payload = _DECODERS[type_].decode(value)
-        effects = parse_effects(fields.get(EFFECTS_HEADER, "record"))
+        effects = parse_effects(_text(fields, EFFECTS_HEADER, "record"))
         text_key = key.decode()
-        run = parse_run(fields.get(RUN_HEADER, ""))
+        run = parse_run(_text(fields, RUN_HEADER))
     except msgspec.ValidationError as error:
         raise Undecodable("invalid", str(error)[:300]) from None
     except ValueError as error:  # cut JSON, bytes that are not UTF-8, effects or runs that cannot be
@@ -161,5 +162,10 @@ def decode(key: bytes | None, value: bytes | None, headers: Headers, at: Coordin
         effects=effects,
         run=run,
         at=at,
-        traceparent=fields.get("traceparent", ""),
+        traceparent=_text(fields, "traceparent"),
     )
+
+
+def _text(fields: Mapping[str, bytes], name: str, default: str = "") -> str:
+    data = fields.get(name)
+    return default if data is None else data.decode("utf-8", "replace")

@@ -65,12 +65,13 @@ def test_what_the_headers_say_is_read_back(
     st.lists(st.tuples(names, st.none() | st.binary(max_size=40)), max_size=8),
 )
 def test_arbitrary_bytes_are_undecodable_and_nothing_else(
-    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]
+    key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes | None]]
 ) -> None:
     with pytest.raises(Undecodable) as caught:
         decode(key, value, headers, AT)
     assert caught.value.reason in REASONS
     caught.value.detail.encode()  # a text that can be stored: no lone surrogates
+    assert (message_id_of(headers) is None) is (caught.value.reason == "no_message_id")
 
 
 json_values = st.recursive(
@@ -133,7 +134,7 @@ def test_each_defect_has_its_reason(change: dict[str, bytes | None], reason: str
     }
     key, body = record.pop("key"), record.pop("value")
     with pytest.raises(Undecodable) as caught:
-        decode(key, body, list(record.items()), AT)  # type: ignore[arg-type]  # null headers occur on the wire
+        decode(key, body, list(record.items()), AT)
     assert caught.value.reason == reason
 
 
