@@ -53,9 +53,9 @@ def _ports_in_use(home: Home, names: Collection[str]) -> Iterator[str]:
 def _owner(port: int) -> str:
     try:
         for connection in psutil.net_connections("tcp"):
-            if connection.laddr and connection.laddr.port == port:  # an outgoing connection takes a port, too
-                name = psutil.Process(connection.pid).name() if connection.pid else "another user's process"
-                return f" by {name} (pid {connection.pid})"
+            # an outgoing connection takes a port, too; one that has ended (TIME_WAIT) is nobody's and takes none
+            if connection.laddr and connection.laddr.port == port and connection.pid:
+                return f" by {psutil.Process(connection.pid).name()} (pid {connection.pid})"
     except psutil.Error:
         pass
     return ""

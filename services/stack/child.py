@@ -132,6 +132,7 @@ class Child:
         before = self.state
         self.state = "ready" if ready else "starting" if before == "starting" else "unready"
         if self.state != before:
+            self.sample()  # who sees it ready sees its size
             self._event("part.unready" if self.state == "unready" else "part.ready")
 
     def _after_exit(self, how: str) -> None:
