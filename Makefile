@@ -63,7 +63,7 @@ $(VENV)/.uv: requirements/bootstrap.txt
 
 $(VENV)/.runtime: $(VENV)/.uv requirements/runtime.txt pyproject.toml
 	@echo "installing what the lab runs on (about 200 MB, once)"
-	@$(BIN)/uv pip install -q --python $(BIN)/python --require-hashes -r requirements/runtime.txt
+	@$(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/runtime.txt
 	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 

@@ -31,11 +31,11 @@ class Infra(msgspec.Struct, frozen=True):
 
 def free_home(path: os.PathLike[str]) -> Home:
     """A lab in `path` on a block of ports of which none is in use."""
-    for base in range(30_000, 60_000, 200):
+    for base in range(21_200, 32_000, 200):  # above 32768 outgoing connections take ports
         home = Home(path, base)  # type: ignore[arg-type]
         if all(_free(port) for port in ports(home)):
             return home
-    raise RuntimeError("no block of free ports between 30000 and 60000")
+    raise RuntimeError("no block of free ports between 21200 and 32000")
 
 
 def _free(port: int) -> bool:
