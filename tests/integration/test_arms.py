@@ -1,0 +1,473 @@
+"""The consumer arms as real processes under SIGKILL, SIGSTOP, outages and bad records, on a lab of their own.
+
+Every case sends its own records and looks at their ids only. Both arms read the same records: each case tries both.
+"""
+
+import asyncio
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin import AdminClient
+
+from services.broker.reader import bounds, committed
+from services.broker.topics import MAIN_TOPICS
+from services.domain.arms import CONSUMER_ARMS
+from services.domain.messages import EFFECTS_HEADER, ORDERS, REFUNDS, RUN_HEADER, Kind, digest, record_headers
+from services.domain.orders import Order, Refund
+from services.stack import client, control
+from tests.conftest import free_home, say
+
+ARMS = ("at_least_once", "effectively_once")
+SESSION_S = 6.0
+ALL_EFFECTS = "record,charge,email"
+RUN = f"arms-{uuid4().hex[:8]}"
+
+pytestmark = pytest.mark.timeout(240)
+
+
+class Sent(msgspec.Struct, frozen=True):
+    """A record as it lies on its topic."""
+
+    id: UUID
+    value: bytes
+    at: str
+
+    @property
+    def partition(self) -> int:
+        return int(self.at.split("/")[1])
+
+
+class Bench:
+    """A lab with both arms, and eyes on what they did."""
+
+    def __init__(self, home: Any, payments: Any, provider: Any) -> None:
+        self.home = home
+        self.payments = payments
+        self.provider = provider
+        self.kafka = home.addresses()["LAB_KAFKA"]
+        self._producer = Producer({"bootstrap.servers": self.kafka, "linger.ms": 5})
+
+    async def reconnect(self) -> None:
+        """New connections to both servers, after one of them died."""
+        self.payments, self.provider = await databases(self.home)
+
+    # -- records ------------------------------------------------------------------------------------------------------
+
+    async def send(self, records: Iterable[tuple[Any, ...]]) -> list[str]:
+        """Produce (topic, key, value, headers[, partition]) and return their coordinates, in order."""
+        return await asyncio.to_thread(self._send, list(records))
+
+    def _send(self, records: list[tuple[Any, ...]]) -> list[str]:
+        done: dict[int, str] = {}
+
+        def delivered(number: int, error: Any, message: Any) -> None:
+            assert error is None, error
+            done[number] = f"{message.topic()}/{message.partition()}/{message.offset()}"
+
+        for number, (topic, key, value, headers, *place) in enumerate(records):
+            where = {"partition": place[0]} if place else {}
+            report = partial(delivered, number)
+            self._producer.produce(topic, value, key, headers=headers, on_delivery=report, **where)
+            self._producer.poll(0)
+        assert self._producer.flush(60) == 0
+        return [done[number] for number in range(len(records))]
+
+    async def send_messages(self, count: int, effects: str, *, customers: int = 40) -> list[Sent]:
+        """Produce `count` new messages, every fifth of them a refund, over all partitions."""
+        records = [message(uuid4(), number, effects, f"customer-{number % customers}") for number in range(count)]
+        places = await self.send(records)
+        return [Sent(id_of(record), record[2], at) for record, at in zip(records, places, strict=True)]
+
+    # -- what the arms did --------------------------------------------------------------------------------------------
+
+    async def applied(self, arm: str, effect: str, sent: Sequence[Sent]) -> Counter[UUID]:
+        """How often each of these messages was applied; those that never were are missing."""
+        ids = [s.id for s in sent]
+        if effect == "record":
+            rows = await self.payments.fetch(
+                f"SELECT message_id, count(*) AS n FROM {arm}.records"  # noqa: S608  # the arms' own names
+                " WHERE message_id = ANY ($1) AND status = 'applied' GROUP BY 1",
+                ids,
+            )
+        else:
+            rows = await self.provider.fetch(
+                "SELECT message_id::uuid, count(*) AS n FROM applications"
+                " WHERE account = $1 AND effect = $2 AND message_id = ANY ($3) GROUP BY 1",
+                arm, effect, [str(i) for i in ids],
+            )  # fmt: skip
+        return Counter({row["message_id"]: row["n"] for row in rows})
+
+    async def letters(self, arm: str, places: Sequence[str]) -> dict[str, Any]:
+        """Dead letters of these coordinates."""
+        rows = await self.payments.fetch(f"SELECT * FROM {arm}.dead_letters")  # noqa: S608
+        found = {f"{r['topic']}/{r['partition']}/{r['offset']}": r for r in rows}
+        return {at: found[at] for at in places if at in found}
+
+    async def email_states(self, sent: Sequence[Sent]) -> dict[UUID, str]:
+        rows = await self.payments.fetch(
+            "SELECT message_id, state FROM effectively_once.emails WHERE message_id = ANY ($1)", [s.id for s in sent]
+        )
+        return {row["message_id"]: row["state"] for row in rows}
+
+    async def drained(self, *arms: str, within_s: float = 60) -> None:
+        """Wait until the groups' committed positions are the topics' ends, and no email waits."""
+        for arm in arms or ARMS:
+            await until(partial(self._at_the_end, arm), f"{arm} to have read everything", within_s)
+        await until(self._no_email_waits, "the emails to be settled", within_s)
+
+    async def _at_the_end(self, arm: str) -> bool:
+        ends = (await asyncio.to_thread(bounds, self.kafka, [topic.name for topic in MAIN_TOPICS])).ends
+        positions = await asyncio.to_thread(committed, self.kafka, CONSUMER_ARMS[arm].group)
+        return all(positions.get(partition, 0) >= end for partition, end in ends.items())
+
+    async def _no_email_waits(self) -> bool:
+        return not await self.payments.fetchval(
+            "SELECT count(*) FROM effectively_once.emails WHERE state IN ('pending', 'claimed')"
+        )
+
+    # -- processes ----------------------------------------------------------------------------------------------------
+
+    async def processes(self) -> dict[str, Any]:
+        status = await asyncio.to_thread(client.status, self.home)
+        return {process["name"]: process for process in status["processes"]}
+
+    async def restarts(self, *names: str) -> dict[str, int]:
+        now = await self.processes()
+        return {name: now[name]["restarts"] for name in names}
+
+    async def ready(self, within_s: float = 60) -> None:
+        async def all_ready() -> bool:
+            return all(process["ready"] for process in (await self.processes()).values())
+
+        await until(all_ready, "every process to be ready", within_s)
+
+    async def scale(self, replicas: int) -> None:
+        for arm in ARMS:
+            body = {"name": f"arm.{arm}", "replicas": replicas}
+            await asyncio.to_thread(client.call, self.home, "POST", "/scale", body)
+        await self.ready()
+
+    async def act(self, action: str, name: str, *, hold: bool = False) -> None:
+        await asyncio.to_thread(client.act, self.home, action, name, hold=hold)
+
+    async def arm(self, failpoint: str, action: str) -> None:
+        await asyncio.to_thread(client.arm, self.home, failpoint, action)
+
+    def events(self, process: str, name: str) -> list[dict[str, Any]]:
+        """Log events of a process, all lives."""
+        lines = self.home.log_file(process).read_text().splitlines()
+        return [event for line in lines if f'"{name}"' in line and (event := json.loads(line))["event"] == name]
+
+
+def message(id_: UUID, number: int, effects: str, customer: str, *, amount: int = 100) -> tuple[Any, ...]:
+    """A record as the relay makes it."""
+    kind: Kind = REFUNDS if number % 5 == 4 else ORDERS
+    order = f"{RUN}-{number}"
+    payload = Order(order, customer, amount, "EUR") if kind is ORDERS else Refund(order, customer, amount, "EUR", "no")
+    extra = [(EFFECTS_HEADER, effects), (RUN_HEADER, RUN)]
+    headers = record_headers(message_id=id_, kind=kind, time=datetime.now(UTC), extra=extra)
+    return kind.topic, customer.encode(), msgspec.json.encode(payload), headers
+
+
+def id_of(record: tuple[Any, ...]) -> UUID:
+    return UUID(dict(record[3])["ce_id"].decode())
+
+
+def with_header(record: tuple[Any, ...], name: str, value: bytes | None) -> tuple[Any, ...]:
+    """The record with a header changed."""
+    return (*record[:3], [*without_header(record, name)[3], (name, value)])
+
+
+def without_header(record: tuple[Any, ...], name: str) -> tuple[Any, ...]:
+    """The record with a header left out."""
+    return (*record[:3], [(n, v) for n, v in record[3] if n != name])
+
+
+def lost(applied: Counter[UUID], sent: Sequence[Sent]) -> list[UUID]:
+    return [s.id for s in sent if not applied[s.id]]
+
+
+def duplicated(applied: Counter[UUID]) -> list[UUID]:
+    return [id_ for id_, times in applied.items() if times > 1]
+
+
+async def until(condition: Callable[[], Awaitable[Any]], what: str, within_s: float = 60) -> None:
+    deadline = time.monotonic() + within_s
+    while not await condition():
+        assert time.monotonic() < deadline, f"waited {within_s:g} s for {what}"
+        await asyncio.sleep(0.1)
+
+
+async def databases(home: Any) -> tuple[Any, Any]:
+    addresses = home.addresses()
+    return (
+        await asyncpg.connect(f"{addresses['LAB_POSTGRES']}/payments"),
+        await asyncpg.connect(f"{addresses['LAB_LEDGER']}/provider"),
+    )
+
+
+@pytest.fixture(scope="module")
+async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
+    """One lab for all cases: the servers, the provider and both arms, with faults allowed."""
+    home = free_home(tmp_path_factory.mktemp("arms"))
+    only = tuple(f"arm.{arm}" for arm in ARMS)
+    await asyncio.to_thread(partial(control.up, home, faults=True, seed=1, only=only, say=say))
+    try:
+        yield Bench(home, *await databases(home))
+    finally:
+        await asyncio.to_thread(control.down, home, say)
+
+
+async def check(
+    bench: Bench, sent: Sequence[Sent], effects: Sequence[str], *, duplicates_of_at_least_once: bool | None = None
+) -> None:
+    """What both arms promise; `duplicates_of_at_least_once`: whether it must have had some (None: it may)."""
+    doubled = 0
+    for effect in effects:
+        once = await bench.applied("effectively_once", effect, sent)
+        assert (lost(once, sent), duplicated(once)) == ([], []), f"effectively_once/{effect}"
+        applied = await bench.applied("at_least_once", effect, sent)
+        assert lost(applied, sent) == [], f"at_least_once/{effect}"
+        doubled += len(duplicated(applied))
+    if duplicates_of_at_least_once is not None:
+        assert bool(doubled) is duplicates_of_at_least_once
+
+
+async def test_every_effect_of_every_message_happens_once(bench: Bench) -> None:
+    sent = await bench.send_messages(300, ALL_EFFECTS)
+    plain = await bench.send_messages(2000, "record")
+    await bench.drained()
+    await check(bench, sent, ("record", "charge", "email"), duplicates_of_at_least_once=False)
+    await check(bench, plain, ("record",), duplicates_of_at_least_once=False)
+    for arm in ARMS:
+        assert not await bench.applied(arm, "charge", plain)
+        assert set(bench.events(f"arm.{arm}#0", "offset.received")[0]) >= {
+            "topic", "partition", "first_offset", "last_offset", "count", "life",
+        }  # fmt: skip
+        received = bench.events(f"arm.{arm}#0", "offset.received")
+        applied = bench.events(f"arm.{arm}#0", "offset.applied")
+        assert sum(event["count"] for event in received) == sum(event["count"] for event in applied)
+        assert bench.events(f"arm.{arm}#0", "offset.committed")[-1]["positions"]
+    assert set((await bench.email_states(sent)).values()) == {"sent"}
+
+
+async def test_a_message_that_dies_in_every_gap_in_turn_is_applied_all_the_same(bench: Bench) -> None:
+    gaps = {
+        "process.after_read": ARMS,
+        "process.after_reserve_before_charge": ("effectively_once",),
+        "process.after_charge_before_record": ARMS,
+        "process.after_record_before_commit": ARMS,
+    }
+    names = [f"arm.{arm}#0" for arm in ARMS]
+    before = await bench.restarts(*names)
+    for failpoint, arms in gaps.items():
+        for arm in arms:
+            await bench.arm(failpoint, f"kill count=1 arm={arm}")
+    sent = await bench.send_messages(60, ALL_EFFECTS)
+    await bench.drained(within_s=120)
+    after = await bench.restarts(*names)
+    assert {name: after[name] - before[name] for name in names} == dict(zip(names, (3, 4), strict=True))
+    for effect in ("record", "charge"):
+        applied = {arm: await bench.applied(arm, effect, sent) for arm in ARMS}
+        assert (lost(applied["effectively_once"], sent), duplicated(applied["effectively_once"])) == ([], []), effect
+        assert lost(applied["at_least_once"], sent) == [], effect
+        assert duplicated(applied["at_least_once"]), effect
+    emails, states = await bench.applied("effectively_once", "email", sent), await bench.email_states(sent)
+    assert not duplicated(emails)
+    assert states == {s.id: "sent" if states[s.id] == "sent" else "uncertain" for s in sent}
+    assert all(emails[id_] for id_, state in states.items() if state == "sent")
+
+    ids = {str(s.id) for s in sent}
+    decisions = [e for e in bench.events(names[1], "dedup.decision") if e["message.id"] in ids]
+    assert {(e["decision"], e["reason"]) for e in decisions} >= {("resumed", "redelivery"), ("duplicate", "redelivery")}
+    for event in decisions:
+        assert set(event) >= {"dedup.key", "message.id", "at", "first_seen", "first_seen_time"}
+        assert event["at"] == event["first_seen"]
+    hits = await bench.payments.fetchval(
+        "SELECT count(*) FROM effectively_once.dedup_hits WHERE message_id = ANY ($1)", [s.id for s in sent]
+    )
+    assert hits >= len(decisions) > 0  # a kill may come between a row and its line in the log
+
+
+async def test_an_email_whose_sender_died_is_uncertain_and_never_sent_again(bench: Bench) -> None:
+    await bench.arm("process.after_email_claimed_before_sent", "kill count=1 arm=effectively_once")
+    sent = await bench.send_messages(10, ALL_EFFECTS)
+    await bench.drained()
+    states = await bench.email_states(sent)
+    uncertain = {id_ for id_, state in states.items() if state == "uncertain"}
+    assert len(states) == len(sent)
+    assert uncertain
+    emails = await bench.applied("effectively_once", "email", sent)
+    assert set(emails) == set(states) - uncertain
+    assert not duplicated(emails)
+    logged = {event["message.id"] for event in bench.events("arm.effectively_once#0", "email.uncertain")}
+    assert {str(id_) for id_ in uncertain} <= logged
+    await check(bench, sent, ("record", "charge"))
+
+
+async def test_copies_conflicts_and_undecodable_records_among_good_ones(bench: Bench) -> None:
+    def new(number: int) -> tuple[Any, ...]:
+        return message(uuid4(), number, ALL_EFFECTS, "one-customer")  # one partition, in order
+
+    good = [new(5 * n) for n in range(12)]
+    copied, told_otherwise = good[3], good[7]
+    other_value = message(id_of(told_otherwise), 35, ALL_EFFECTS, "one-customer", amount=999)
+    bad = {
+        "no_message_id": without_header(new(0), "ce_id"),
+        "no_message_id: null id": with_header(new(0), "ce_id", None),
+        "unknown_type": with_header(new(0), "ce_type", b"lab.order.placed.v9"),
+        "undecodable": (*new(0)[:2], b'{"order_id": "cut', new(0)[3]),
+        "undecodable: null value": (*new(0)[:2], None, new(0)[3]),
+        "undecodable: NUL in run": with_header(new(0), RUN_HEADER, b"a\0b"),
+        "invalid": (*new(0)[:2], b'{"order_id": "a"}', new(0)[3]),
+    }
+    chunk = [*good[:4], copied, *list(bad.values())[:3], *good[4:8], other_value, *list(bad.values())[3:], *good[8:]]
+    places = dict(zip(map(id, chunk), await bench.send(chunk), strict=False))
+    (copy_at, late_conflict_at) = await bench.send([copied, other_value])  # later, at other offsets
+    await bench.drained()
+
+    sent = [Sent(id_of(record), record[2], "") for record in good]
+    once = {effect: await bench.applied("effectively_once", effect, sent) for effect in ("record", "charge", "email")}
+    for effect, applied in once.items():
+        assert (lost(applied, sent), duplicated(applied)) == ([], []), effect
+    for effect in ("record", "charge", "email"):
+        applied = await bench.applied("at_least_once", effect, sent)
+        assert lost(applied, sent) == [], effect
+        assert set(duplicated(applied)) == {id_of(copied), id_of(told_otherwise)}, (
+            effect
+        )  # no dedup: copies are effects
+
+    for reason, record in bad.items():
+        for arm in ARMS:
+            (letter,) = (await bench.letters(arm, [places[id(record)]])).values()
+            assert letter["reason"] == reason.partition(":")[0], arm
+            assert (letter["message_id"] is None) is reason.startswith("no_message_id")
+    conflicts = await bench.letters("effectively_once", [places[id(other_value)], late_conflict_at])
+    assert len(conflicts) == 2
+    for letter in conflicts.values():
+        assert letter["reason"] == "conflict"
+        assert digest(ORDERS.type, other_value[2]).hex() in letter["detail"]
+        assert digest(ORDERS.type, told_otherwise[2]).hex() in letter["detail"]
+    assert not await bench.letters("effectively_once", [copy_at])
+
+
+async def test_an_absent_a_silent_and_a_failing_provider_cost_nothing(bench: Bench) -> None:
+    before = await bench.restarts("arm.at_least_once#0", "arm.effectively_once#0")
+
+    async def retried(reason: str, since: int) -> bool:
+        events = [bench.events(f"arm.{arm}#0", "call.retried")[n:] for arm, n in zip(ARMS, (0, 0), strict=True)]
+        return all(sum(e["reason"] == reason for e in some) > since for some in events)
+
+    await bench.act("kill", "provider", hold=True)
+    absent = await bench.send_messages(40, "record,charge")
+    await until(partial(retried, "connection", 0), "calls to find nobody")
+    await bench.act("restart", "provider")
+    await bench.ready()
+    await bench.drained()
+
+    await bench.act("freeze", "provider")
+    silent = await bench.send_messages(40, "record,charge")
+    await until(partial(retried, "timeout", 20), "calls to time out")
+    await bench.act("thaw", "provider")
+    await bench.drained()
+
+    await bench.act("kill", "ledger", hold=True)  # the provider's own database: it answers 503
+    failing = await bench.send_messages(40, "record,charge")
+    await until(partial(retried, "provider_error", 0), "calls to be answered 5xx")
+    await bench.act("restart", "ledger")
+    await bench.ready()
+    await bench.reconnect()
+    await bench.drained()
+    await check(bench, [*absent, *silent, *failing], ("record", "charge"))
+    assert await bench.restarts("arm.at_least_once#0", "arm.effectively_once#0") == before
+
+
+async def test_two_replicas_one_killed_then_one_frozen_beyond_its_session(bench: Bench) -> None:
+    await bench.scale(2)
+    first = await bench.send_messages(400, "record,charge")
+    for arm in ARMS:
+        await bench.act("kill", f"arm.{arm}#1", hold=True)
+    began = time.monotonic()
+    second = await bench.send_messages(400, "record,charge")
+    await bench.drained(within_s=90)
+    took_over_s = time.monotonic() - began
+    assert took_over_s < 2 * SESSION_S + 8, "the survivor took too long"  # the work itself is a few seconds
+    await check(bench, [*first, *second], ("record", "charge"))
+
+    for arm in ARMS:
+        await bench.act("restart", f"arm.{arm}#1")
+    await bench.ready()
+    third = await bench.send_messages(600, "record,charge")
+    for arm in ARMS:
+        await bench.act("freeze", f"arm.{arm}#0")  # a zombie, with charges in the air
+    fourth = await bench.send_messages(200, "record,charge")
+    await bench.drained(within_s=90)  # by the other replica: the frozen one was put out of the group
+    for arm in ARMS:
+        await bench.act("thaw", f"arm.{arm}#0")
+    fifth = await bench.send_messages(200, "record,charge")
+    await bench.ready()
+    await bench.drained(within_s=90)
+    await check(bench, [*third, *fourth, *fifth], ("record", "charge"))
+
+
+async def test_a_replica_that_is_asked_to_end_leaves_at_once_with_everything_finished_committed(bench: Bench) -> None:
+    await bench.scale(2)
+    before = await bench.restarts("arm.at_least_once#0", "arm.effectively_once#0")
+    sending = asyncio.create_task(bench.send_messages(20_000, "record", customers=500))
+    replicas = [f"arm.{arm}#1" for arm in ARMS]
+    received = {name: len(bench.events(name, "offset.received")) for name in replicas}
+    await until(lambda: _more(bench, received), "both to be in the middle of it")
+    for arm in ARMS:
+        began = time.monotonic()
+        body = {"name": f"arm.{arm}", "replicas": 1}
+        await asyncio.to_thread(client.call, bench.home, "POST", "/scale", body)
+        assert time.monotonic() - began < SESSION_S, "a clean end takes less than a session time-out"
+        members = await asyncio.to_thread(_members, bench.kafka, CONSUMER_ARMS[arm].group)
+        assert len(members) == 1, "it did not leave the group"
+        exits = [e for e in bench.events("supervisor", "part.exited") if e["part"] == f"arm.{arm}#1"]
+        assert exits[-1]["code"] == 0
+    sent = await sending
+    await bench.drained()
+    await check(bench, sent, ("record",), duplicates_of_at_least_once=False)
+    assert await bench.restarts("arm.at_least_once#0", "arm.effectively_once#0") == before
+
+
+async def _more(bench: Bench, received: dict[str, int]) -> bool:
+    return all(len(bench.events(name, "offset.received")) > count for name, count in received.items())
+
+
+def _members(bootstrap: str, group: str) -> Sequence[Any]:
+    admin = AdminClient({"bootstrap.servers": bootstrap})
+    (future,) = admin.describe_consumer_groups([group], request_timeout=10).values()
+    members: Sequence[Any] = future.result(timeout=15).members
+    return members
+
+
+@pytest.mark.parametrize("server", ["postgres", "kafka"])
+async def test_arms_outlive_the_death_of_a_server(bench: Bench, server: str) -> None:
+    names = [f"arm.{arm}#0" for arm in ARMS]
+    before = await bench.restarts(*names)
+    first = await bench.send_messages(3000, "record", customers=500)
+    charged = await bench.send_messages(100, "record,charge")
+    await bench.act("kill", server)
+
+    async def back() -> bool:
+        return bool((await bench.processes())[server]["ready"])
+
+    await until(back, f"{server} to be back", 90)
+    await bench.reconnect()
+    second = await bench.send_messages(300, "record,charge")
+    await bench.drained(within_s=90)
+    await check(bench, [*first, *charged, *second], ("record",))
+    await check(bench, [*charged, *second], ("charge",))
+    assert await bench.restarts(*names) == before, "an arm was restarted"

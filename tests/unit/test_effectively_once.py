@@ -1,0 +1,122 @@
+"""What `effectively_once` charges of a chunk, given what the inbox has met: nothing twice, and nothing left out."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from services.domain.arms import CONSUMER_ARMS
+from services.domain.messages import ORDERS, Coordinates, Message, digest
+from services.domain.orders import Order
+from services.failpoints import Failpoints
+from services.payments.arms.base import Tools
+from services.payments.arms.effectively_once import EffectivelyOnce
+from services.payments.patience import Patience
+from services.settings import Settings
+from services.telemetry.logs import Log
+from services.telemetry.metrics import Metrics
+
+
+class Inbox:
+    """Answers `reserve` with what was met before, by place; notes what was completed."""
+
+    def __init__(self) -> None:
+        self.met: dict[int, dict[str, Any]] = {}
+        self.completed: list[UUID] = []
+
+    async def fetch(self, name: str, *arguments: Any) -> list[dict[str, Any]]:
+        if name == "complete":
+            self.completed += arguments[0]
+            return []
+        return [{"place": place, **row} for place, row in self.met.items()]
+
+
+class Provider:
+    """Notes charges, knows some keys."""
+
+    def __init__(self) -> None:
+        self.charged_ids: list[UUID] = []
+        self.known: set[str] = set()
+
+    async def charge(self, message: Message, *, key: str, not_after: datetime) -> None:
+        assert key == str(message.id)
+        assert not_after > datetime.now(UTC)
+        self.charged_ids.append(message.id)
+
+    async def charged(self, key: str) -> bool:
+        return key in self.known
+
+
+def message(id_: UUID, offset: int) -> Message:
+    order = Order("o", "c", 1, "EUR")
+    at = Coordinates("orders.v1", 0, offset)
+    return Message(id_, ORDERS, "c", order, digest(ORDERS.type, b""), ("record", "charge"), "", at)
+
+
+def met(decision: str, at: Coordinates, first_attempt: datetime | None = None) -> dict[str, Any]:
+    return {
+        "decision": decision,
+        "first_topic": at.topic,
+        "first_partition": at.partition,
+        "first_offset": at.offset,
+        "first_digest": b"other",
+        "first_attempt": first_attempt or datetime.now(UTC),
+    }
+
+
+@pytest.fixture
+def inbox() -> Inbox:
+    return Inbox()
+
+
+@pytest.fixture
+def provider() -> Provider:
+    return Provider()
+
+
+@pytest.fixture
+def arm(inbox: Inbox, provider: Provider, tmp_path: Path) -> EffectivelyOnce:
+    log, metrics, life = Log("arm", "life", str(tmp_path / "log")), Metrics("arm", "life"), uuid4()
+    tools = Tools(
+        CONSUMER_ARMS["effectively_once"], Settings(), life, log, metrics,
+        Failpoints("arm", "", "", allowed=False), inbox, provider, Patience("effectively_once", log, metrics),  # type: ignore[arg-type]
+    )  # fmt: skip
+    return EffectivelyOnce(tools)
+
+
+@pytest.mark.parametrize("decision", ["duplicate", "conflict"])
+async def test_a_repeat_within_the_chunk_takes_nothing_from_the_first_one(
+    arm: EffectivelyOnce, inbox: Inbox, provider: Provider, decision: str
+) -> None:
+    first = message(uuid4(), 0)
+    repeat = message(first.id, 1)
+    inbox.met = {2: met(decision, first.at)}
+    letters = await arm.apply([first, repeat])
+    assert provider.charged_ids == inbox.completed == [first.id]
+    assert [letter.at for letter in letters] == ([repeat.at] if decision == "conflict" else [])
+
+
+@pytest.mark.parametrize(("decision", "charges"), [("duplicate", 0), ("conflict", 0), ("resumed", 1)])
+async def test_a_message_met_before_is_charged_only_where_it_was_reserved_and_not_done(
+    arm: EffectivelyOnce, inbox: Inbox, provider: Provider, decision: str, charges: int
+) -> None:
+    again = message(uuid4(), 7)
+    inbox.met = {1: met(decision, again.at)}
+    await arm.apply([again])
+    assert len(provider.charged_ids) == len(inbox.completed) == charges
+
+
+@pytest.mark.parametrize("known", [True, False])
+async def test_beyond_the_key_s_lifetime_a_charge_is_looked_up_and_never_made(
+    arm: EffectivelyOnce, inbox: Inbox, provider: Provider, known: bool
+) -> None:
+    late = message(uuid4(), 7)
+    if known:
+        provider.known.add(str(late.id))
+    inbox.met = {1: met("resumed", late.at, datetime.now(UTC) - timedelta(days=2))}
+    letters = await arm.apply([late])
+    assert provider.charged_ids == []
+    assert inbox.completed == ([late.id] if known else [])
+    assert [letter.reason for letter in letters] == ([] if known else ["uncertain"])
