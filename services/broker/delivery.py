@@ -13,7 +13,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, Final
 
 import faust
-from aiokafka.errors import IllegalStateError
+from aiokafka.client import AIOKafkaClient
+from aiokafka.errors import IllegalStateError, KafkaConnectionError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
@@ -209,6 +210,17 @@ class DeliveryApp(faust.App):
     def is_fresh(self, chunk: Chunk) -> bool:
         """Whether the chunk still belongs to this process's assignment."""
         return not self.rebalancing and chunk.generation_id == self.consumer_generation_id
+
+
+async def ask_broker(bootstrap: str) -> None:
+    """Raises ConnectionError while no broker answers: Faust ends the process over that, when it starts."""
+    client = AIOKafkaClient(bootstrap_servers=bootstrap)
+    try:
+        await client.bootstrap()
+    except KafkaConnectionError as error:
+        raise ConnectionError(str(error)) from error
+    finally:
+        await client.close()
 
 
 def make_app(group: str, settings: Settings) -> DeliveryApp:

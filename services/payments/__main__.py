@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import uvloop
 
 from services.bootstrap import Process, start_process
-from services.broker.delivery import DeliveryApp, make_app
+from services.broker.delivery import DeliveryApp, ask_broker, make_app
 from services.broker.lanes import Lanes
 from services.broker.topics import MAIN_TOPICS
 from services.domain.arms import CONSUMER_ARMS, ConsumerArm
@@ -33,8 +33,12 @@ async def run(process: Process, arm: ConsumerArm) -> None:
     """Consume until SIGTERM; returns then. Raises what ended the work, with nothing unfinished committed."""
     settings = process.settings
     patience = Patience(arm.name, process.log, process.metrics)
-    connections = await pool(settings.postgres, "payments", name=settings.process, size=settings.pool_size)
+    connections = await patience.until_done(
+        "connect to Postgres",
+        lambda: pool(settings.postgres, "payments", name=settings.process, size=settings.pool_size),
+    )
     try:
+        await patience.until_done("ask the broker", lambda: ask_broker(settings.kafka))
         async with Provider(settings, arm.name, process.life) as provider:
             ledger = Ledger(connections, arm, process.life, patience)
             tools = Tools(
