@@ -98,6 +98,10 @@ BEYOND_HEAP: Final = (
     "-XX:+ExitOnOutOfMemoryError",  # a broker without memory must die and be restarted, not linger
 )
 
+# The whole heap is touched at the start: what grows later is no warming up. (Measured without: 21 MB in 8 minutes.)
+_BROKER: Final = ("-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+AlwaysPreTouch")
+_TOOL: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
+
 
 def command(folder: Path, jars: Path, heap_mb: int) -> list[str]:
     """The broker's command line."""
@@ -107,9 +111,8 @@ def command(folder: Path, jars: Path, heap_mb: int) -> list[str]:
 def _jvm(folder: Path, jars: Path, heap_mb: int) -> list[str]:
     return [
         f"-Xmx{heap_mb}m",
-        f"-Xms{min(heap_mb, 256)}m",
-        "-XX:+UseSerialGC" if heap_mb < 256 else "-XX:+UseG1GC",
-        "-XX:TieredStopAtLevel=1" if heap_mb < 256 else "-XX:MaxGCPauseMillis=20",
+        f"-Xms{heap_mb}m",
+        *(_TOOL if heap_mb < 256 else _BROKER),
         *BEYOND_HEAP,
         f"-Dlog4j2.configurationFile={folder / 'log4j2.xml'}",
         "-Djava.awt.headless=true",

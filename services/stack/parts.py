@@ -60,7 +60,7 @@ PARTS: Final[Mapping[str, Part]] = {
     for part in (
         Part(name="postgres", kind="postgres", gloss="intents, outboxes, payments", port=1, memory_mb=2000),
         Part(name="ledger", kind="postgres", gloss="the ledgers that no fault touches", port=4, memory_mb=2000),
-        Part(name="kafka", kind="kafka", gloss="the broker", port=2, second_port=3, memory_mb=768),
+        Part(name="kafka", kind="kafka", gloss="the broker", port=2, second_port=3, memory_mb=512),
         Part(
             name="prometheus",
             kind="prometheus",
