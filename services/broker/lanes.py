@@ -3,14 +3,15 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from services.broker.delivery import Chunk, DeliveryApp
+if TYPE_CHECKING:
+    from services.broker.delivery import Chunk, DeliveryApp
 
 DEPTH: Final = 3  # chunks of a partition, the one in hand included, from which on it is not fetched from
 SETTLE_S: Final = 3.0  # how long a revocation waits for chunks in hand; below the session time-out
 
-Handle = Callable[[Chunk], Awaitable[None]]
+Handle = Callable[["Chunk"], Awaitable[None]]
 
 
 class Lanes:
@@ -19,7 +20,7 @@ class Lanes:
     Memory is bounded by DEPTH chunks a partition and what one fetch brings. A full partition stops no other one.
     """
 
-    def __init__(self, app: DeliveryApp, handle: Handle) -> None:
+    def __init__(self, app: "DeliveryApp", handle: Handle) -> None:
         self._app = app
         self._handle = handle
         self._lanes: dict[Any, deque[Any]] = {}  # events of partitions that have a worker; the first one is in hand

@@ -1,6 +1,7 @@
 """The composition root of a consumer arm: `python -m services.payments ARM`."""
 
 import asyncio
+import gc
 import os
 import signal
 import sys
@@ -27,6 +28,8 @@ from services.telemetry.admin import serve_admin
 
 ARMS: Final[dict[str, Callable[[Tools], Arm]]] = {"at_least_once": AtLeastOnce, "effectively_once": EffectivelyOnce}
 STOP_TIMEOUT_S: Final = 5.0
+# A chunk is thousands of objects that live for a moment; Python's defaults spend a fifth of the CPU on looking at them.
+GC_THRESHOLDS: Final = (20_000, 50, 50)
 
 
 async def run(process: Process, arm: ConsumerArm) -> None:
@@ -129,6 +132,7 @@ def main() -> None:
     """Run the arm that the command line names. Exit code 0 after SIGTERM, 1 after an error, 2 for an unknown arm."""
     if len(sys.argv) != 2 or sys.argv[1] not in ARMS:
         sys.exit(f"usage: python -m services.payments ARM; the arms are {', '.join(ARMS)}")
+    gc.set_threshold(*GC_THRESHOLDS)
     process = start_process()
     try:
         uvloop.run(run(process, CONSUMER_ARMS[sys.argv[1]]))

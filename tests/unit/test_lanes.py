@@ -3,12 +3,20 @@
 import asyncio
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 import pytest
-from faust.types import TP
 
 from services.broker import lanes as module
 from services.broker.lanes import DEPTH, Lanes
+
+
+class TP(NamedTuple):
+    """A partition, as Faust names it."""
+
+    topic: str
+    partition: int
+
 
 ONE, OTHER = TP("orders.v1", 0), TP("orders.v1", 1)
 
