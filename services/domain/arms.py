@@ -1,9 +1,11 @@
-"""The arms as data: one row an arm, from which processes, audits, pages and docs are made."""
+"""The arms as data: one row an arm, from which processes, topics, audits, pages and docs are made."""
 
 from collections.abc import Mapping
 from typing import Final, Literal
 
 import msgspec
+
+from services.domain.failure_policy import TIERS, Tier
 
 Hop = Literal["accept", "publish", "process"]
 Promise = Literal["no_loss", "no_duplicate"]
@@ -22,9 +24,11 @@ class ConsumerArm(msgspec.Struct, frozen=True):
 
     name: str
     gloss: str  # what it is, in about six words
-    promises: Mapping[str, frozenset[Promise]]  # by effect
+    promises: Mapping[str, frozenset[Promise]]  # by effect; an effect that is not here is not done
     per_record: bool = False  # promises count topic records, not message ids
     dedups: bool = False
+    retries: bool = False  # through tier topics, by a lane process of its own
+    dead_letters: bool = True  # what it will never apply is kept, and can be redriven
 
     @property
     def group(self) -> str:
@@ -32,9 +36,39 @@ class ConsumerArm(msgspec.Struct, frozen=True):
         return f"payments.{self.name}"
 
     @property
+    def lane_group(self) -> str:
+        """The consumer group of its lane process."""
+        return f"{self.group}.lane"
+
+    @property
     def schema(self) -> str:
         """The schema of its tables in the database `payments`."""
         return self.name
+
+    @property
+    def effects(self) -> tuple[str, ...]:
+        return tuple(self.promises)
+
+    def retry_topic(self, tier: Tier) -> str:
+        return f"payments.{self.name}.retry.{tier.name}"
+
+    @property
+    def retry_topics(self) -> tuple[str, ...]:
+        return tuple(self.retry_topic(tier) for tier in TIERS) if self.retries else ()
+
+    @property
+    def redelivery_topic(self) -> str:
+        """Where redriven and replayed records go: only this arm listens there. Empty for an arm without letters."""
+        return f"payments.{self.name}.redelivery" if self.dead_letters else ""
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return f"payments.{self.name}.dlq" if self.dead_letters else ""
+
+    @property
+    def output_topic(self) -> str:
+        """Of an arm with the effect `output`."""
+        return f"payments.{self.name}.output" if "output" in self.promises else ""
 
 
 _NO_LOSS: Final[frozenset[Promise]] = frozenset({"no_loss"})
@@ -55,12 +89,14 @@ CONSUMER_ARMS: Final = {
             "at_least_once",
             "effects first, then the offset",
             {"record": _NO_LOSS, "charge": _NO_LOSS, "email": _NO_LOSS},
+            retries=True,
         ),
         ConsumerArm(
             "effectively_once",
             "dedup, idempotency keys, then the offset",
             {"record": _BOTH, "charge": _BOTH, "email": _NO_DUPLICATE},
             dedups=True,
+            retries=True,
         ),
     )
 }

@@ -17,6 +17,7 @@ Reason = Literal[
     "database",
     "refused",
     "invalid",
+    "attempts",  # retryable, but tried as often as is allowed
 ]
 
 # Request time-out, in progress (409 of the Idempotency-Key draft), too early, too many requests: RFC 9110, 8470, 6585.
@@ -28,6 +29,20 @@ RETRYABLE_SQLSTATE: Final = ("08", "40", "53", "55P03", "57", "58", "25P03")
 FIRST_DELAY_S: Final = 0.1
 LONGEST_DELAY_S: Final = 2.0
 GIVE_UP_AFTER_S: Final = 600.0  # then the process ends with an error: the records stay uncommitted and come again
+
+
+ATTEMPTS: Final = 6  # tries in which the provider was really called; then the dead letters
+
+
+class Tier(msgspec.Struct, frozen=True):
+    """A retry topic and how long a record waits in it."""
+
+    name: str
+    delay_s: float
+
+
+TIERS: Final = (Tier("1s", 1.0), Tier("5s", 5.0), Tier("30s", 30.0))
+JITTER: Final = 0.5  # the largest share that is taken off a delay
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -86,3 +101,25 @@ def decide(failure: Failure, *, attempt: int, elapsed_s: float, draw: float) -> 
         return GiveUp(failure.reason)
     grown = min(FIRST_DELAY_S * 2 ** min(attempt - 1, 16), LONGEST_DELAY_S)
     return Retry(max(grown * (1 - 0.5 * draw), min(failure.retry_after_s, GIVE_UP_AFTER_S)))
+
+
+class Later(msgspec.Struct, frozen=True):
+    """To the retry topic of `tier`, due after `delay_s`."""
+
+    tier: Tier
+    delay_s: float
+
+
+def next_place(failure: Failure, *, attempts: int, draw: float) -> Later | DeadLetter:
+    """Where a message goes after a failed attempt; `attempts`: how often the provider was called for it so far.
+
+    It goes to the first tier that is at least as long as its delay. A delay longer than all of them (Retry-After)
+    loops in the last one. `draw`, 0 to 1, is the choice of the jitter: subtractive, and never below Retry-After.
+    """
+    if not failure.retryable:
+        return DeadLetter(failure.reason)
+    if attempts >= ATTEMPTS:
+        return DeadLetter("attempts")
+    planned_s = TIERS[min(max(attempts, 1), len(TIERS)) - 1].delay_s
+    delay_s = max(planned_s * (1 - JITTER * draw), failure.retry_after_s)
+    return Later(next((tier for tier in TIERS if tier.delay_s >= delay_s), TIERS[-1]), delay_s)

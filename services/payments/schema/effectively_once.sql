@@ -4,7 +4,7 @@ CREATE UNIQUE INDEX IF NOT EXISTS records_once ON {schema}.records (message_id);
 CREATE TABLE IF NOT EXISTS {schema}.inbox (
     message_id    uuid PRIMARY KEY,
     digest        bytea NOT NULL,
-    state         text NOT NULL CHECK (state IN ('reserved', 'done')),
+    state         text NOT NULL CHECK (state IN ('reserved', 'done', 'discarded')),
     topic         text NOT NULL,               -- where it was first seen
     partition     int NOT NULL,
     "offset"      bigint NOT NULL,
@@ -19,7 +19,7 @@ CREATE TABLE IF NOT EXISTS {schema}.dedup_hits (
     seq              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
     message_id       uuid NOT NULL,
     decision         text NOT NULL CHECK (decision IN ('duplicate', 'resumed', 'conflict')),
-    reason           text NOT NULL CHECK (reason IN ('redelivery', 'producer_duplicate')),
+    reason           text NOT NULL CHECK (reason IN ('redelivery', 'producer_duplicate', 'retry', 'redrive', 'replay')),
     topic            text NOT NULL,
     partition        int NOT NULL,
     "offset"         bigint NOT NULL,
