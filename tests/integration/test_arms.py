@@ -160,6 +160,15 @@ class Bench:
     async def act(self, action: str, name: str, *, hold: bool = False) -> None:
         await asyncio.to_thread(client.act, self.home, action, name, hold=hold)
 
+    async def hold_down(self, name: str) -> None:
+        """SIGKILL a process and keep it down."""
+        await self.act("kill", name, hold=True)
+
+        async def held() -> bool:
+            return bool((await self.processes())[name]["state"] == "held")
+
+        await until(held, f"{name} to be held down")
+
     async def arm(self, failpoint: str, action: str) -> None:
         await asyncio.to_thread(client.arm, self.home, failpoint, action)
 
@@ -364,26 +373,32 @@ async def test_copies_conflicts_and_undecodable_records_among_good_ones(bench: B
 async def test_an_absent_a_silent_and_a_failing_provider_cost_nothing(bench: Bench) -> None:
     before = await bench.restarts("arm.at_least_once#0", "arm.effectively_once#0")
 
-    async def retried(reason: str, since: int) -> bool:
-        events = [bench.events(f"arm.{arm}#0", "call.retried")[n:] for arm, n in zip(ARMS, (0, 0), strict=True)]
-        return all(sum(e["reason"] == reason for e in some) > since for some in events)
+    async def fails_for(reason: str, times: int) -> None:
+        """Until each arm has called in vain, for this reason, so many times more than before."""
+        known = {arm: len(bench.events(f"arm.{arm}#0", "call.retried")) for arm in ARMS}
 
-    await bench.act("kill", "provider", hold=True)
+        async def retried() -> bool:
+            news = [bench.events(f"arm.{arm}#0", "call.retried")[n:] for arm, n in known.items()]
+            return all(sum(event["reason"] == reason for event in new) >= times for new in news)
+
+        await until(retried, f"calls to fail for {reason}")
+
+    await bench.hold_down("provider")
     absent = await bench.send_messages(40, "record,charge")
-    await until(partial(retried, "connection", 0), "calls to find nobody")
+    await fails_for("connection", 10)
     await bench.act("restart", "provider")
     await bench.ready()
     await bench.drained()
 
     await bench.act("freeze", "provider")
     silent = await bench.send_messages(40, "record,charge")
-    await until(partial(retried, "timeout", 20), "calls to time out")
+    await fails_for("timeout", 10)
     await bench.act("thaw", "provider")
     await bench.drained()
 
-    await bench.act("kill", "ledger", hold=True)  # the provider's own database: it answers 503
+    await bench.hold_down("ledger")  # the provider's own database: it answers 503
     failing = await bench.send_messages(40, "record,charge")
-    await until(partial(retried, "provider_error", 0), "calls to be answered 5xx")
+    await fails_for("provider_error", 10)
     await bench.act("restart", "ledger")
     await bench.ready()
     await bench.reconnect()
@@ -396,7 +411,7 @@ async def test_two_replicas_one_killed_then_one_frozen_beyond_its_session(bench:
     await bench.scale(2)
     first = await bench.send_messages(400, "record,charge")
     for arm in ARMS:
-        await bench.act("kill", f"arm.{arm}#1", hold=True)
+        await bench.hold_down(f"arm.{arm}#1")
     began = time.monotonic()
     second = await bench.send_messages(400, "record,charge")
     await bench.drained(within_s=90)
@@ -459,10 +474,12 @@ async def test_arms_outlive_the_death_of_a_server(bench: Bench, server: str) -> 
     before = await bench.restarts(*names)
     first = await bench.send_messages(3000, "record", customers=500)
     charged = await bench.send_messages(100, "record,charge")
+    deaths = (await bench.restarts(server))[server]
     await bench.act("kill", server)
 
     async def back() -> bool:
-        return bool((await bench.processes())[server]["ready"])
+        process = (await bench.processes())[server]
+        return bool(process["restarts"] > deaths and process["ready"])
 
     await until(back, f"{server} to be back", 90)
     await bench.reconnect()
