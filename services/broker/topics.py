@@ -5,7 +5,7 @@ from typing import Final
 
 import msgspec
 
-from services.domain.arms import CONSUMER_ARMS, ConsumerArm
+from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS, ConsumerArm
 from services.domain.messages import KINDS
 
 
@@ -24,4 +24,7 @@ def topics_of(arm: ConsumerArm) -> Iterator[Topic]:
 
 MAIN_TOPICS: Final = tuple(Topic(kind.topic, kind.partitions) for kind in KINDS)
 ARM_TOPICS: Final = tuple(topic for arm in CONSUMER_ARMS.values() for topic in topics_of(arm))
-TOPICS: Final = MAIN_TOPICS + ARM_TOPICS
+PUBLISHER_TOPICS: Final = tuple(
+    Topic(arm.topic(kind), 1) for arm in PUBLISHER_ARMS.values() if arm.name != DEFAULT_PUBLISHER for kind in arm.kinds
+)
+TOPICS: Final = MAIN_TOPICS + ARM_TOPICS + PUBLISHER_TOPICS

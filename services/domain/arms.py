@@ -6,9 +6,18 @@ from typing import Final, Literal
 import msgspec
 
 from services.domain.failure_policy import TIERS, Tier
+from services.domain.messages import KINDS, ORDERS, Kind
 
 Hop = Literal["accept", "publish", "process"]
 Promise = Literal["no_loss", "no_duplicate"]
+
+
+# How an arm keeps what it has not published yet, and so which rows of its table `outbox` are waiting:
+#   none             there is no outbox: what is committed and not published is held by nobody
+#   until_confirmed  a row is removed when it is confirmed: all that are there
+#   cursor           rows stay: those whose position is above progress.position
+#   snapshot         rows stay a while: those whose xid is not visible in progress.snapshot (all, while it is null)
+Outbox = Literal["none", "until_confirmed", "cursor", "snapshot"]
 
 
 class PublisherArm(msgspec.Struct, frozen=True):
@@ -17,6 +26,20 @@ class PublisherArm(msgspec.Struct, frozen=True):
     name: str
     gloss: str
     promises: frozenset[Promise]
+    outbox: Outbox
+    kinds: tuple[Kind, ...]
+
+    def database(self, kind: Kind) -> str:
+        """Where its intents are: the tables `intents`, `outbox` (unless it has none) and `progress`."""
+        return kind.name if self.name == DEFAULT_PUBLISHER else f"{kind.name}_{self.name}"
+
+    def topic(self, kind: Kind) -> str:
+        """Where its publications go."""
+        return kind.topic if self.name == DEFAULT_PUBLISHER else f"{kind.name}.{self.name}.v1"
+
+    def producer(self, kind: Kind) -> str:
+        """The process that accepts its requests."""
+        return kind.name if self.name == DEFAULT_PUBLISHER else f"{kind.name}.{self.name}"
 
 
 class ConsumerArm(msgspec.Struct, frozen=True):
@@ -29,6 +52,7 @@ class ConsumerArm(msgspec.Struct, frozen=True):
     dedups: bool = False
     retries: bool = False  # through tier topics, by a lane process of its own
     dead_letters: bool = True  # what it will never apply is kept, and can be redriven
+    commits_first: bool = False  # the offset before the effects
 
     @property
     def group(self) -> str:
@@ -71,6 +95,7 @@ class ConsumerArm(msgspec.Struct, frozen=True):
         return f"payments.{self.name}.output" if "output" in self.promises else ""
 
 
+_NOTHING: Final[frozenset[Promise]] = frozenset()
 _NO_LOSS: Final[frozenset[Promise]] = frozenset({"no_loss"})
 _BOTH: Final[frozenset[Promise]] = frozenset({"no_loss", "no_duplicate"})
 _NO_DUPLICATE: Final[frozenset[Promise]] = frozenset({"no_duplicate"})
@@ -78,8 +103,18 @@ _NO_DUPLICATE: Final[frozenset[Promise]] = frozenset({"no_duplicate"})
 # Of the producers' API: an acknowledged request is one intent, however often it was sent with its key.
 ACCEPT_PROMISES: Final = _BOTH
 
+# The arm whose topics the consumer arms read; the others stand beside it, each with its own databases and topics.
+DEFAULT_PUBLISHER: Final = "outbox"
+
 PUBLISHER_ARMS: Final = {
-    arm.name: arm for arm in (PublisherArm("outbox", "intent and outbox row, one transaction", _NO_LOSS),)
+    arm.name: arm
+    for arm in (
+        PublisherArm(DEFAULT_PUBLISHER, "intent and outbox row, one transaction", _NO_LOSS, "until_confirmed", KINDS),
+        PublisherArm("dual_write_after_commit", "commit, then publish from the handler", _NOTHING, "none", (ORDERS,)),
+        PublisherArm("dual_write_before_commit", "publish, then commit", _NOTHING, "none", (ORDERS,)),
+        PublisherArm("cdc", "outbox rows read from the write-ahead log", _NO_LOSS, "snapshot", (ORDERS,)),
+        PublisherArm("id_cursor", "remembers the highest position published", _NOTHING, "cursor", (ORDERS,)),
+    )
 }
 
 CONSUMER_ARMS: Final = {
@@ -97,6 +132,13 @@ CONSUMER_ARMS: Final = {
             {"record": _BOTH, "charge": _BOTH, "email": _NO_DUPLICATE},
             dedups=True,
             retries=True,
+        ),
+        ConsumerArm(
+            "at_most_once",
+            "the offset first, then effects",
+            {"record": _NO_DUPLICATE, "charge": _NO_DUPLICATE, "email": _NO_DUPLICATE},
+            per_record=True,
+            commits_first=True,
         ),
     )
 }
