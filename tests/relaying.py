@@ -70,7 +70,7 @@ class Place(msgspec.Struct, frozen=True):
     async def prepare(self) -> None:
         """Make the outbox and the record of what was written."""
         connection = await self.connect()
-        await connection.execute((ROOT / "services/accept/schema.sql").read_text() + WRITTEN)
+        await connection.execute((ROOT / "services/storage/outbox.sql").read_text() + WRITTEN)
         await connection.close()
 
     async def value(self, query: str) -> Any:

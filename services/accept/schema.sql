@@ -1,4 +1,5 @@
 -- Database of a producer (`orders`, `refunds`): the intent, its idempotency key and its outbox row, written together.
+-- The outbox: services/storage/outbox.sql.
 
 -- The committed business row: the promise that each of its effects happens exactly once.
 CREATE TABLE IF NOT EXISTS intents (
@@ -26,34 +27,17 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- Messages that are committed and not yet confirmed by the broker. `position` is drawn under the key's advisory lock,
--- so a key's rows commit in the order of their positions.
-CREATE TABLE IF NOT EXISTS outbox (
-    position   bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    message_id uuid NOT NULL,
-    shard      smallint NOT NULL,
-    xid        xid8 NOT NULL DEFAULT pg_current_xact_id(),
-    key        text NOT NULL,
-    type       text NOT NULL,
-    payload    bytea NOT NULL,
-    headers    jsonb NOT NULL,                 -- trace context, effects, run
-    created_at timestamptz NOT NULL DEFAULT clock_timestamp()
-) WITH (autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 2000);
-
--- Rows that the broker refuses for ever, moved out of the way with the reason: waiting for a person, not lost.
-CREATE TABLE IF NOT EXISTS outbox_set_aside (
-    position     bigint PRIMARY KEY,
-    message_id   uuid NOT NULL,
-    shard        smallint NOT NULL,
-    xid          xid8 NOT NULL,
-    key          text NOT NULL,
-    type         text NOT NULL,
-    payload      bytea NOT NULL,
-    headers      jsonb NOT NULL,
-    created_at   timestamptz NOT NULL,
-    reason       text NOT NULL,
-    set_aside_at timestamptz NOT NULL DEFAULT clock_timestamp()
-);
+-- What the transaction does besides for the message to be published: here its outbox row. Two rows of one customer commit
+-- in the order in which they draw their positions.
+CREATE OR REPLACE FUNCTION enqueue(
+    p_message_id uuid, p_shard smallint, p_customer_id text, p_type text, p_payload bytea, p_headers jsonb
+) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(p_customer_id, 2));
+    INSERT INTO outbox (message_id, shard, key, type, payload, headers)
+    VALUES (p_message_id, p_shard, p_customer_id, p_type, p_payload, p_headers);
+END
+$$;
 
 -- One round trip for the whole transaction. A function and not one statement, because after a lock was waited for the
 -- next look must have a new snapshot. Outcomes: created, replayed, mismatch, in_progress, taken.
@@ -81,8 +65,6 @@ BEGIN
         END IF;
         RETURN;
     END IF;
-    -- Two rows of one customer commit in the order in which they draw their positions.
-    PERFORM pg_advisory_xact_lock(hashtextextended(p_customer_id, 2));
     new_id := uuidv7();
     INSERT INTO intents (message_id, business_id, customer_id, amount_cents, currency, reason, effects, run,
                          idempotency_key, digest, traceparent)
@@ -95,8 +77,7 @@ BEGIN
     END IF;
     answer := json_build_object('id', p_business_id, 'message_id', new_id)::text;
     INSERT INTO idempotency_keys (key, digest, body) VALUES (p_key, p_request_digest, answer);
-    INSERT INTO outbox (message_id, shard, key, type, payload, headers)
-    VALUES (new_id, p_shard, p_customer_id, p_type, p_payload, p_headers);
+    PERFORM enqueue(new_id, p_shard, p_customer_id, p_type, p_payload, p_headers);
     RETURN QUERY SELECT 'created', answer, new_id;
 END
 $$;

@@ -11,7 +11,9 @@ import uvloop
 
 from services.bootstrap import Process, start_process
 from services.broker.producer import BatchProducer
+from services.domain.arms import CONSUMER_ARMS
 from services.domain.messages import KINDS
+from services.relay.records import redelivery_of
 from services.relay.source import Source, SourceRelay
 from services.telemetry.admin import serve_admin
 
@@ -20,6 +22,13 @@ BROKER_RETRY_S: Final = 0.2
 # A batch is tens of thousands of small objects without a cycle; the default (700) walks through them again and again:
 # a fifth of the relay's processor time.
 GC_THRESHOLD: Final = 100_000
+# People redrive, and wait for it as people do; a look into an empty table costs as much as into a full one.
+REDRIVES: Final = Source(
+    "payments",
+    {arm.name: arm.redelivery_topic for arm in CONSUMER_ARMS.values() if arm.dead_letters},
+    redelivery_of,
+    idle_poll_ms=100.0,
+)
 
 
 def sources_of(arguments: Sequence[str]) -> list[Source]:
@@ -28,7 +37,7 @@ def sources_of(arguments: Sequence[str]) -> list[Source]:
     Raises ValueError for an argument of another form.
     """
     if not arguments:
-        return [Source(kind.name, {kind.type: kind.topic}) for kind in KINDS]
+        return [*(Source(kind.name, {kind.type: kind.topic}) for kind in KINDS), REDRIVES]
     sources = []
     for argument in arguments:
         database, equals, topic = argument.partition("=")

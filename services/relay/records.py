@@ -9,6 +9,7 @@ import msgspec
 
 from services.broker.producer import Failure, Record
 from services.domain.messages import KIND_OF_TYPE, record_headers
+from services.domain.redrive import parse_redriven
 
 Row = tuple[int, UUID, int, str, str, bytes, str, datetime]  # as the statement `turn_over` selects
 POSITION: Final = 0
@@ -41,6 +42,22 @@ def record_of(row: Row, topics: Mapping[str, str]) -> Record:
     kind = KIND_OF_TYPE[type_]
     fields = record_headers(message_id=message_id, kind=kind, time=created_at, extra=extra.items())
     return topic, key.encode(), payload, fields
+
+
+def redelivery_of(row: Row, topics: Mapping[str, str]) -> Record:
+    """The record of a redriven letter, for its arm alone: as it was, with the headers of its new station.
+
+    Raises Unpublishable with reason `unknown_type` (no such arm) or `invalid_headers`.
+    """
+    _, _, _, _, arm, payload, headers, _ = row
+    topic = topics.get(arm)
+    if topic is None:
+        raise Unpublishable("unknown_type")
+    try:
+        letter = parse_redriven(headers)
+    except msgspec.DecodeError:
+        raise Unpublishable("invalid_headers") from None
+    return topic, letter.key, None if letter.null else payload, letter.headers
 
 
 Word = Literal["confirmed", "refused", "failed"]

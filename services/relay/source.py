@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import msgspec
@@ -31,10 +31,12 @@ SENT: Final = "messaging.client.sent.messages"
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A database with an outbox, and the topic of each type that may lie in it."""
+    """A database with an outbox, the topic of each type that may lie in it, and how a row becomes a record."""
 
     database: str
     topics: Mapping[str, str]
+    record_of: Callable[[Row, Mapping[str, str]], Record] = record_of
+    idle_poll_ms: float = 0.0  # 0: as the settings say
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -59,6 +61,7 @@ class SourceRelay:
         self._delivery: Delivery | None = None  # outlives a session: the producer never holds two batches of a source
         self._failures = 0  # in a row
         self._rebalance_at = 0.0
+        self._idle_poll_s = (source.idle_poll_ms or process.settings.relay_idle_poll_ms) / 1000
         for topic in source.topics.values():
             for outcome in WORDS:
                 self._metrics.add(SENT, 0, topic=topic, outcome=outcome)
@@ -101,7 +104,7 @@ class SourceRelay:
                 continue
             self._failures = 0
             if not rows and not batch.records:
-                await asyncio.sleep(self._settings.relay_idle_poll_ms / 1000)
+                await asyncio.sleep(self._idle_poll_s)
         await session.delete(confirmed)
 
     async def _rebalance(self, session: Session, rows: list[Row], confirmed: list[int]) -> tuple[list[Row], list[int]]:
@@ -125,7 +128,7 @@ class SourceRelay:
         batch = Batch([], [])
         for row in rows:
             try:
-                batch.records.append(record_of(row, self._source.topics))
+                batch.records.append(self._source.record_of(row, self._source.topics))
                 batch.positions.append(row[POSITION])
             except Unpublishable as error:
                 await self._set_aside(session, row[POSITION], error.reason)

@@ -6,7 +6,7 @@ Runs as a process of its own (`python -m services.stack.provision`), in the nati
 import asyncio
 import faulthandler
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -15,7 +15,7 @@ import asyncpg
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
-from services.broker.topics import MAIN_TOPICS, TOPICS
+from services.broker.topics import TOPICS, Topic, subscriptions
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.messages import KINDS
 from services.settings import Settings, read_settings
@@ -31,6 +31,9 @@ _PASSING: Final = frozenset(
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
         KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.NOT_COORDINATOR,
     }
 )
 
@@ -41,9 +44,9 @@ async def provision(settings: Settings) -> None:
 
 
 async def _databases(settings: Settings) -> None:
-    accept = (SERVICES / "accept" / "schema.sql").read_text()
+    outbox, accept = (SERVICES / name for name in ("storage/outbox.sql", "accept/schema.sql"))
     for kind in KINDS:
-        await _database(settings.postgres, kind.name, [accept])
+        await _database(settings.postgres, kind.name, [outbox.read_text(), accept.read_text()])
     payments = SERVICES / "payments" / "schema"
     scripts = [
         file.read_text().replace("{schema}", arm.schema)
@@ -51,7 +54,7 @@ async def _databases(settings: Settings) -> None:
         for name in ("common", arm.name)
         if (file := payments / f"{name}.sql").exists()
     ]
-    await _database(settings.postgres, "payments", scripts)
+    await _database(settings.postgres, "payments", [outbox.read_text(), *scripts])
     await _database(settings.ledger, "provider", [(SERVICES / "provider" / "schema.sql").read_text()])
 
 
@@ -82,8 +85,8 @@ def _topics(bootstrap: str) -> None:
     new = [NewTopic(topic.name, topic.partitions, 1) for topic in TOPICS if topic.name not in there]
     for future in admin.create_topics(new, operation_timeout=_WAIT_S).values() if new else ():
         future.result()
-    for arm in CONSUMER_ARMS.values():
-        _patiently(partial(_start_group, admin, arm.group))
+    for group, topics in subscriptions():
+        _patiently(partial(_start_group, admin, group, topics))
 
 
 def _patiently(work: Callable[[], None]) -> None:
@@ -103,9 +106,9 @@ def _patiently(work: Callable[[], None]) -> None:
             time.sleep(0.2)
 
 
-def _start_group(admin: Any, group: str) -> None:
+def _start_group(admin: Any, group: str, topics: Sequence[Topic]) -> None:
     """A group without offsets starts at the log's start: once, here, and never by `auto.offset.reset` later."""
-    partitions = [TopicPartition(topic.name, p) for topic in MAIN_TOPICS for p in range(topic.partitions)]
+    partitions = [TopicPartition(topic.name, p) for topic in topics for p in range(topic.partitions)]
     request = [ConsumerGroupTopicPartitions(group, partitions)]
     (committed,) = admin.list_consumer_group_offsets(request, request_timeout=_ANSWER_S).values()
     without = [p for p in committed.result().topic_partitions if p.offset < 0]

@@ -188,8 +188,9 @@ async def logged(file: Path, event: str) -> bool:
     return event in await asyncio.to_thread(file.read_text)
 
 
-async def apply(server: str, database: str, schema: Path) -> asyncpg.Connection:
-    """A connection to a database that now has the schema; the caller closes it."""
+async def apply(server: str, database: str, *schemas: Path) -> asyncpg.Connection:
+    """A connection to a database that now has the schemas; the caller closes it."""
     connection = await asyncpg.connect(f"{server}/{database}")
-    await connection.execute(await asyncio.to_thread(schema.read_text))
+    for schema in schemas:
+        await connection.execute(await asyncio.to_thread(schema.read_text))
     return connection

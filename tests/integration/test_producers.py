@@ -66,7 +66,9 @@ async def producing(kind: Kind, settings: Settings, database: str, log: Path) ->
 
 @pytest.fixture
 async def tables(settings: Settings, database: str) -> AsyncIterator[asyncpg.Connection]:
-    connection = await apply(settings.postgres, database, SERVICES / "accept" / "schema.sql")
+    connection = await apply(
+        settings.postgres, database, SERVICES / "storage" / "outbox.sql", SERVICES / "accept" / "schema.sql"
+    )
     yield connection
     await connection.close()
 
@@ -239,7 +241,7 @@ async def test_the_description_names_what_there_is(producer: Producer) -> None:
 async def test_a_fault_after_the_commit_is_a_503_that_the_same_key_resolves(producer: Producer) -> None:
     failpoints: Any = producer.process.failpoints
     failpoints._armed = frozenset({"accept.after_commit_before_answer"})
-    failpoints._ask = lambda _: Decision("error", kind="connection")
+    failpoints._ask = lambda *_: Decision("error", kind="connection")
     payload = producer.payload()
     unknown = await producer.post(payload, "k")
     failpoints._armed = frozenset()

@@ -7,13 +7,15 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import msgspec
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from services.broker.producer import BatchProducer, Failure
 from services.domain.messages import KINDS, ORDERS, Coordinates, decode
-from services.relay.__main__ import sources_of
-from services.relay.records import Outcome, Row, Unpublishable, outcome_of, record_of
+from services.domain.redrive import Redriven, key_as_text
+from services.relay.__main__ import REDRIVES, sources_of
+from services.relay.records import Outcome, Row, Unpublishable, outcome_of, record_of, redelivery_of
 
 TOPICS = {kind.type: kind.topic for kind in KINDS}
 ID = UUID("01938d6e-7f2a-7c3b-8a4d-5e6f70819203")
@@ -47,6 +49,35 @@ def test_a_row_from_which_no_record_can_be_made_says_why(given: Row, reason: str
         record_of(given, TOPICS)
 
 
+def letter(arm: str = "at_least_once", **given: Any) -> Row:
+    document = Redriven(**{"origin": "orders.v1/0/7", "key": b"c-1", "headers": [], **given})
+    return (7, ID, 3, "c-1", arm, VALUE, msgspec.json.encode(document).decode(), datetime(2026, 11, 23, tzinfo=UTC))
+
+
+def test_a_redriven_letter_becomes_the_record_that_it_was_for_its_arm_alone() -> None:
+    headers = [("ce_id", b"a"), ("ce_id", b"\xff\x00"), ("trace", None), ("lab-via", b"redrive")]
+    given = letter(key=b"\xfe", headers=headers)
+    assert redelivery_of(given, REDRIVES.topics) == ("payments.at_least_once.redelivery", b"\xfe", VALUE, headers)
+
+
+def test_a_null_key_and_a_null_value_are_null_again() -> None:
+    assert redelivery_of(letter(key=None, null=True), REDRIVES.topics)[1:3] == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [(letter(arm="no_such_arm"), "unknown_type"), ((*letter()[:6], "{}", letter()[7]), "invalid_headers")],
+)
+def test_a_letters_row_from_which_no_record_can_be_made_says_why(given: Row, reason: str) -> None:
+    with pytest.raises(Unpublishable, match=reason):
+        redelivery_of(given, REDRIVES.topics)
+
+
+@pytest.mark.parametrize(("key", "text"), [(None, ""), (b"c-1", "c-1"), (b"a\x00\xffb", "a\\x00\\xffb")])
+def test_any_key_has_a_text_that_postgres_takes(key: bytes | None, text: str) -> None:
+    assert key_as_text(key) == text
+
+
 def test_each_position_of_a_batch_has_one_outcome() -> None:
     outcome = outcome_of([11, 12, 13, 14], [Failure(1, "MSG_SIZE_TOO_LARGE"), Failure(2, "_PURGE_QUEUE")])
     assert outcome == Outcome([11, 14], {12: "MSG_SIZE_TOO_LARGE"}, {13: "_PURGE_QUEUE"})
@@ -62,7 +93,7 @@ def test_what_was_refused_in_company_is_judged_by_what_happens_to_it_alone(failu
 
 
 def test_sources_are_the_labs_own_or_the_named_ones() -> None:
-    assert [source.database for source in sources_of([])] == ["orders", "refunds"]
+    assert [source.database for source in sources_of([])] == ["orders", "refunds", "payments"]
     (source,) = sources_of(["mine=its.topic"])
     assert (source.database, source.topics[ORDERS.type]) == ("mine", "its.topic")
     with pytest.raises(ValueError, match="'mine'"):
