@@ -24,9 +24,14 @@ from services.settings import Settings
 
 COMMIT_EVERY_S: Final = 1.0
 COMMIT_TIMEOUT_S: Final = 3.0  # below the session time-out: a revocation waits for one commit at most
+COMMIT_PAUSE_S: Final = 0.2  # after one that failed and is awaited
 POLL_RECORDS: Final = 4_000  # records fetched at once at most, over all partitions
 
 Report = Callable[..., None]  # called as report(event name, **fields)
+
+
+class StaleGeneration(Exception):
+    """The group has moved on: what was fetched before belongs to whoever is given the partition."""
 
 
 class Chunk(ConsumerMessage):
@@ -38,6 +43,12 @@ class Chunk(ConsumerMessage):
 class _Thread(driver.AIOKafkaConsumerThread):
     """aiokafka's consumer, which Faust runs in a thread of its own."""
 
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        """Replays are copied in transactions: one that was aborted is not there."""
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"  # Faust offers no setting
+        return consumer
+
     async def commit_exactly(self, positions: dict[Any, int]) -> None:
         """Commit, and raise what aiokafka raises (Faust's own commit turns it into a crash of the app).
 
@@ -48,9 +59,27 @@ class _Thread(driver.AIOKafkaConsumerThread):
         await asyncio.wait_for(self.call_thread(self._commit_until, deadline, positions), COMMIT_TIMEOUT_S + 0.5)
 
     async def _commit_until(self, deadline: float, positions: dict[Any, int]) -> None:
-        offsets = {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(o, "") for tp, o in positions.items()}
         async with asyncio.timeout(deadline - time.monotonic()):
-            await self._ensure_consumer().commit(offsets)
+            await self._ensure_consumer().commit(_offsets(positions))
+
+    async def commit_under(self, generation: int, positions: dict[Any, int]) -> None:
+        """Commit under one generation of the group, once; raises what came in the way, and StaleGeneration.
+
+        aiokafka's own commit takes the generation that it finds when it sends, and sends again under the next one.
+        """
+        deadline = time.monotonic() + COMMIT_TIMEOUT_S
+        sent = self.call_thread(self._commit_under, deadline, generation, positions)
+        await asyncio.wait_for(sent, COMMIT_TIMEOUT_S + 0.5)
+
+    async def _commit_under(self, deadline: float, generation: int, positions: dict[Any, int]) -> None:
+        coordinator = self._ensure_consumer()._coordinator
+        async with asyncio.timeout(deadline - time.monotonic()):
+            await coordinator.ensure_coordinator_known()
+            async with coordinator._commit_lock:
+                if coordinator.generation != generation:
+                    raise StaleGeneration(f"fetched in generation {generation}, now {coordinator.generation}")
+                # not shielded, no await between: the request is made of the generation that was looked at
+                await coordinator._do_commit_offsets(None, _offsets(positions))
 
     async def seek_to_committed(self) -> Mapping[Any, int]:
         """Go back to the committed positions, returned.
@@ -83,7 +112,8 @@ class SafeConsumer(driver.Consumer):
         deliver_on = self.callback  # type: ignore[has-type]
 
         async def deliver(message: Chunk) -> None:
-            self._prefix.deliver(message.tp, message)
+            if not self.app.commits_first:
+                self._prefix.deliver(message.tp, message)
             await deliver_on(message)
 
         self.callback = deliver
@@ -163,6 +193,24 @@ class SafeConsumer(driver.Consumer):
         self.app.report("offset.committed", positions=_readable(positions))
         return True
 
+    async def commit_first(self, chunk: Chunk) -> bool:
+        """Commit a chunk before anything of it is done; `False` when it was taken away meanwhile.
+
+        `True` only if the broker confirmed it under the generation in which the chunk was fetched: then no other
+        process has it or gets it. Tried until then. Chunks of a partition come one after another: no commit overtakes.
+        """
+        positions = {chunk.tp: chunk.offset + 1}
+        while self.app.is_fresh(chunk):
+            try:
+                await self._thread.commit_under(chunk.generation_id, positions)
+            except Exception as error:  # any: what is not confirmed is not applied
+                self.app.report("offset.commit_failed", positions=_readable(positions), error=f"{error!r:.300}")
+                await asyncio.sleep(COMMIT_PAUSE_S)
+            else:
+                self.app.report("offset.committed", positions=_readable(positions))
+                return True
+        return False
+
     async def on_partitions_revoked(self, revoked: set[Any]) -> None:
         """Let what is being worked on finish (bounded), commit it, and forget the rest: it will be delivered again."""
         if revoked:
@@ -187,6 +235,10 @@ class SafeConsumer(driver.Consumer):
         """Gaps in the offsets (transaction markers, compaction) need no bookkeeping: the prefix knows deliveries."""
 
 
+def _offsets(positions: dict[Any, int]) -> dict[TopicPartition, OffsetAndMetadata]:
+    return {TopicPartition(tp.topic, tp.partition): OffsetAndMetadata(o, "") for tp, o in positions.items()}
+
+
 def _readable(positions: dict[Any, int]) -> dict[str, int]:
     return {f"{tp.topic}/{tp.partition}": position for tp, position in positions.items()}
 
@@ -201,6 +253,7 @@ class DeliveryApp(faust.App):
     """A Faust app whose agents get chunks. Set `report` and `settle` before it starts."""
 
     chunk_size: int
+    commits_first: bool  # each chunk by `commit_first`, none by itself after it is finished
     report: Report
     settle: Callable[[], Awaitable[None]]
 
@@ -223,7 +276,7 @@ async def ask_broker(bootstrap: str) -> None:
         await client.close()
 
 
-def make_app(group: str, settings: Settings) -> DeliveryApp:
+def make_app(group: str, settings: Settings, *, commits_first: bool = False) -> DeliveryApp:
     """A Faust app for a consumer group: raw bytes in, nothing declared, no tables, no web server.
 
     The group must have committed offsets: where to start is decided once, when the topics are made.
@@ -247,5 +300,6 @@ def make_app(group: str, settings: Settings) -> DeliveryApp:
         stream_wait_empty=False,  # `settle` waits, bounded; Faust's own wait has no end
     )
     app.chunk_size = settings.chunk
+    app.commits_first = commits_first
     app.transport = SafeTransport(app.conf.broker_consumer, app)
     return app
