@@ -23,7 +23,7 @@ REFUSED_FOR_EVER: Final = frozenset(
 _FATAL: Final = frozenset({"_FATAL", "_FENCED"})
 _POLL_S: Final = 0.1
 
-Record = tuple[str, bytes, bytes, list[tuple[str, bytes]]]  # topic, key, value, headers
+Record = tuple[str, bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]  # topic, key, value, headers
 
 
 class Failure(msgspec.Struct, frozen=True, order=True):

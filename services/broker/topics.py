@@ -22,6 +22,18 @@ def topics_of(arm: ConsumerArm) -> Iterator[Topic]:
     yield from (Topic(name, 1) for name in names if name)
 
 
+def subscriptions() -> Iterator[tuple[str, tuple[Topic, ...]]]:
+    """Every consumer group, and what it reads. An arm without a lane listens to its redelivery topic itself."""
+    for arm in CONSUMER_ARMS.values():
+        own = {topic.name: topic for topic in topics_of(arm)}
+        redelivery = tuple(own[name] for name in (arm.redelivery_topic,) if name)
+        if arm.retries:
+            yield arm.group, MAIN_TOPICS
+            yield arm.lane_group, tuple(own[name] for name in arm.retry_topics) + redelivery
+        else:
+            yield arm.group, MAIN_TOPICS + redelivery
+
+
 MAIN_TOPICS: Final = tuple(Topic(kind.topic, kind.partitions) for kind in KINDS)
 ARM_TOPICS: Final = tuple(topic for arm in CONSUMER_ARMS.values() for topic in topics_of(arm))
 PUBLISHER_TOPICS: Final = tuple(

@@ -73,8 +73,10 @@ class Message(msgspec.Struct, frozen=True):
     digest: bytes  # SHA-256 over type and value bytes: the same id with another digest is a conflict
     effects: tuple[Effect, ...]
     run: str
-    at: Coordinates
+    at: Coordinates  # where the arm first met it: of a record that was sent on, its origin
     traceparent: str = ""
+    via: str = ""  # how it came, if not on its topic: retry, redrive, replay
+    attempts: int = 0  # calls of the provider so far, in vain
 
 
 class Undecodable(ValueError):
@@ -129,7 +131,9 @@ def parse_run(text: str) -> str:
     return text
 
 
-def decode(key: bytes | None, value: bytes | None, headers: RawHeaders, at: Coordinates) -> Message:
+def decode(
+    key: bytes | None, value: bytes | None, headers: RawHeaders, at: Coordinates, *, via: str = "", attempts: int = 0
+) -> Message:
     """Decode a record once, strictly.
 
     Raises Undecodable with reason `no_message_id`, `unknown_type`, `undecodable` or `invalid`.
@@ -163,6 +167,8 @@ def decode(key: bytes | None, value: bytes | None, headers: RawHeaders, at: Coor
         run=run,
         at=at,
         traceparent=_text(fields, "traceparent"),
+        via=via,
+        attempts=attempts,
     )
 
 

@@ -18,7 +18,9 @@ _PRODUCERS: Final = ("orders", "refunds")
 _RELAY: Final = ("relay",)
 _AT_LEAST_ONCE: Final = "arm.at_least_once"
 _EFFECTIVELY_ONCE: Final = "arm.effectively_once"
-_ARMS: Final = (_AT_LEAST_ONCE, _EFFECTIVELY_ONCE)
+_EFFECTIVE: Final = (_EFFECTIVELY_ONCE, "retry.effectively_once")
+_RETRYING: Final = (_AT_LEAST_ONCE, "retry.at_least_once", *_EFFECTIVE)
+_ARMS: Final = _RETRYING
 
 FAILPOINTS: Final = {
     point.name: point
@@ -36,7 +38,7 @@ FAILPOINTS: Final = {
         Failpoint("process.after_read", _ARMS, "a chunk was read and decoded", "any effect"),
         Failpoint(
             "process.after_reserve_before_charge",
-            (_EFFECTIVELY_ONCE,),
+            _EFFECTIVE,
             "the ids are reserved, their records pending",
             "any charge",
         ),
@@ -50,8 +52,20 @@ FAILPOINTS: Final = {
             "process.after_record_before_commit", _ARMS, "records and charges of a chunk are applied", "the offset"
         ),
         Failpoint(
+            "process.after_retry_produced_before_commit",
+            _RETRYING,
+            "the broker confirmed the failed messages of a chunk in their retry tier",
+            "the offset",
+        ),
+        Failpoint(
+            "process.after_dead_letter_produced_before_commit",
+            _RETRYING,
+            "the letters of a chunk are in the dead letter topic and in the table",
+            "the offset",
+        ),
+        Failpoint(
             "process.after_email_claimed_before_sent",
-            (_EFFECTIVELY_ONCE,),
+            _EFFECTIVE,
             "an email's row says that it is being sent",
             "the call",
         ),

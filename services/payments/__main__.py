@@ -1,4 +1,4 @@
-"""The composition root of a consumer arm: `python -m services.payments ARM`."""
+"""The composition root of a consumer arm, `python -m services.payments ARM`, and of its retry lane, `… lane ARM`."""
 
 import asyncio
 import gc
@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any, Final, NoReturn
 
 import uvloop
@@ -14,26 +14,34 @@ import uvloop
 from services.bootstrap import Process, start_process
 from services.broker.delivery import DeliveryApp, ask_broker, make_app
 from services.broker.lanes import Lanes
-from services.broker.topics import MAIN_TOPICS
+from services.broker.producer import BatchProducer
+from services.broker.topics import subscriptions
 from services.domain.arms import CONSUMER_ARMS, ConsumerArm
 from services.payments.arms.at_least_once import AtLeastOnce
+from services.payments.arms.at_most_once import AtMostOnce, committed_first
 from services.payments.arms.base import Arm, Tools
 from services.payments.arms.effectively_once import EffectivelyOnce
+from services.payments.dispatch import Dispatch
 from services.payments.handler import Handler
+from services.payments.lane import Lane
 from services.payments.ledger import Ledger
 from services.payments.patience import Patience
 from services.payments.third_party import Provider
 from services.storage.postgres import pool
 from services.telemetry.admin import serve_admin
 
-ARMS: Final[dict[str, Callable[[Tools], Arm]]] = {"at_least_once": AtLeastOnce, "effectively_once": EffectivelyOnce}
+ARMS: Final[dict[str, Callable[[Tools], Arm]]] = {
+    "at_least_once": AtLeastOnce,
+    "effectively_once": EffectivelyOnce,
+    "at_most_once": AtMostOnce,
+}
 STOP_TIMEOUT_S: Final = 5.0
 # A chunk is thousands of objects that live for a moment; Python's defaults spend a fifth of the CPU on looking at them.
 GC_THRESHOLDS: Final = (20_000, 50, 50)
 
 
-async def run(process: Process, arm: ConsumerArm) -> None:
-    """Consume until SIGTERM; returns then. Raises what ended the work, with nothing unfinished committed."""
+async def run(process: Process, arm: ConsumerArm, work: "Work") -> None:
+    """Do the work until SIGTERM; returns then. Raises what ended it, with nothing unfinished committed."""
     settings = process.settings
     patience = Patience(arm.name, process.log, process.metrics)
     connections = await patience.until_done(
@@ -55,43 +63,69 @@ async def run(process: Process, arm: ConsumerArm) -> None:
                 provider,
                 patience,
             )
-            await consume(process, make_app(arm.group, settings), tools, ARMS[arm.name](tools))
+            dispatch = Dispatch(tools, BatchProducer(settings.kafka, settings.process))
+            applying = ARMS[arm.name](tools)
+            await work(process, tools, applying, Handler(tools, applying, dispatch))
     finally:
         connections.terminate()  # a close would wait for a server that may be frozen
 
 
-async def consume(process: Process, app: DeliveryApp, tools: Tools, arm: Arm) -> None:
-    """Run the Faust app, the lanes and what the arm does beside, until one of them ends or SIGTERM comes.
-
-    Raises what ended the work, and TimeoutError when it could not let go of everything in time.
-    """
-    settings = process.settings
-    lanes = Lanes(app, Handler(tools, arm).handle)
+async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) -> None:
+    """The arm itself: Faust hands chunks to the lanes, beside what the arm does besides."""
+    app = make_app(tools.arm.group, process.settings, commits_first=tools.arm.commits_first)
+    first = tools.arm.commits_first
+    lanes = Lanes(app, committed_first(app, tools, handler.handle_chunk) if first else handler.handle_chunk)
+    topics = dict(subscriptions())[tools.arm.group]
     app.settle = lanes.settle
     app.report = _reporter(process, tools.arm.name)
 
-    @app.agent(app.topic(*(topic.name for topic in MAIN_TOPICS), value_type=bytes, value_serializer="raw"))  # type: ignore[untyped-decorator]
+    @app.agent(app.topic(*(topic.name for topic in topics), value_type=bytes, value_serializer="raw"))  # type: ignore[untyped-decorator]
     async def receive(stream: Any) -> None:
         async for event in stream.noack().events():
             lanes.put(event)
 
+    app.finalize()
+    await serve_admin(
+        process.settings.bind, process.settings.admin_port, process.metrics, lambda: _waits_for(app)
+    )  # fmt: skip
+    await app.start()
+    await _until_end(
+        process,
+        {"Faust": app.wait_until_stopped(), "beside": arm.run_beside(), "lanes": lanes.failed},
+        lambda: _let_go(app, lanes),
+    )
+
+
+async def serve_lane(process: Process, tools: Tools, arm: Arm, handler: Handler) -> None:
+    """The arm's retry lane: tiers and redelivery, beside what the arm does besides."""
+    lane = Lane(tools.arm, process.settings, handler.handle, _reporter(process, tools.arm.name))
+    await serve_admin(
+        process.settings.bind, process.settings.admin_port, process.metrics,
+        lambda: "" if lane.assigned.is_set() else "an assignment of partitions",
+    )  # fmt: skip
+    await _until_end(process, {"lane": lane.run(), "beside": arm.run_beside(), "failed": lane.failed}, lane.stop)
+
+
+Work = Callable[[Process, Tools, Arm, Handler], Awaitable[None]]
+
+
+async def _until_end(
+    process: Process, parts: Mapping[str, Awaitable[Any]], let_go: Callable[[], Awaitable[None]]
+) -> None:
+    """Until one of the parts ends, or SIGTERM comes.
+
+    Raises what ended the work, and TimeoutError when it could not let go of everything in time.
+    """
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await serve_admin(settings.bind, settings.admin_port, process.metrics, lambda: _waits_for(app))
-    app.finalize()
-    await app.start()
-    ends = {
-        asyncio.create_task(stop.wait(), name="signal"),
-        asyncio.create_task(app.wait_until_stopped(), name="Faust"),
-        asyncio.create_task(arm.run_beside(), name="beside"),
-        asyncio.ensure_future(lanes.failed),
-    }
+    asked = asyncio.create_task(stop.wait(), name="signal")
+    ends = {asyncio.ensure_future(part): name for name, part in parts.items()} | {asked: "signal"}
     ended, running = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-    process.log.event("process.stopping", asked=stop.is_set())
+    process.log.event("process.stopping", asked=stop.is_set(), ended=sorted(ends[part] for part in ended))
     for task in running:
         task.cancel()
-    letting_go = asyncio.create_task(_let_go(app, lanes, running), name="letting go")
+    letting_go = asyncio.create_task(_after(running, let_go), name="letting go")
     await asyncio.wait({letting_go}, timeout=STOP_TIMEOUT_S)
     for task in ended:
         await task
@@ -99,12 +133,16 @@ async def consume(process: Process, app: DeliveryApp, tools: Tools, arm: Arm) ->
         raise TimeoutError(f"not let go of everything within {STOP_TIMEOUT_S:g} s")
     await letting_go
     if not stop.is_set():
-        raise RuntimeError(f"Faust stopped by itself: {app.crash_reason!r}")
+        raise RuntimeError(f"ended by itself: {', '.join(ends[part] for part in ended)}")
 
 
-async def _let_go(app: DeliveryApp, lanes: Lanes, cancelled: Iterable[asyncio.Future[Any]]) -> None:
+async def _after(cancelled: Iterable[asyncio.Future[Any]], let_go: Callable[[], Awaitable[None]]) -> None:
+    await asyncio.gather(let_go(), asyncio.wait(cancelled))
+
+
+async def _let_go(app: DeliveryApp, lanes: Lanes) -> None:
     """Finish what is in hand, commit it, leave the group (so that its partitions are not waited for)."""
-    await asyncio.gather(lanes.stop(), asyncio.wait(cancelled))
+    await lanes.stop()
     await app.consumer.maybe_wait_for_commit_to_finish()  # it began before the last chunks were finished
     await app.consumer.commit()
     await app.stop()
@@ -129,13 +167,17 @@ def _reporter(process: Process, arm: str) -> Any:
 
 
 def main() -> None:
-    """Run the arm that the command line names. Exit code 0 after SIGTERM, 1 after an error, 2 for an unknown arm."""
-    if len(sys.argv) != 2 or sys.argv[1] not in ARMS:
-        sys.exit(f"usage: python -m services.payments ARM; the arms are {', '.join(ARMS)}")
+    """Run what the command line names. Exit code 0 after SIGTERM, 1 after an error, 2 for an unknown arm."""
+    words = sys.argv[1:]
+    work: Work = serve_lane if words[:1] == ["lane"] else consume
+    name = words[-1] if words else ""
+    if name not in ARMS or len(words) != 1 + (work is serve_lane):
+        sys.stderr.write(f"usage: python -m services.payments [lane] ARM; the arms are {', '.join(ARMS)}\n")
+        sys.exit(2)
     gc.set_threshold(*GC_THRESHOLDS)
     process = start_process()
     try:
-        uvloop.run(run(process, CONSUMER_ARMS[sys.argv[1]]))
+        uvloop.run(run(process, CONSUMER_ARMS[name], work))
     except BaseException:
         traceback.print_exc()
         _exit(1)

@@ -7,8 +7,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 from services.domain.messages import Coordinates
-from services.payments.ledger import Letter
+from services.payments.ledger import FiledLetter
 from services.payments.patience import CallFailed
+from services.payments.unapplied import Letter
 
 if TYPE_CHECKING:
     from services.payments.arms.base import Tools
@@ -51,6 +52,8 @@ class EmailSender:
 
     async def _send_batch(self) -> int:
         tools = self._tools
+        if tools.provider.circuit.state != "closed":
+            return 0  # nothing is claimed that cannot be sent at once
         rows = await tools.ledger.fetch("claim_emails", tools.life, self._batch)
         if not rows:
             return 0
@@ -69,7 +72,7 @@ class EmailSender:
         """One call, never repeated: the state that the row gets."""
         at = Coordinates(row["topic"], row["partition"], row["offset"])
         try:
-            await self._tools.provider.email(row["message_id"], row["customer_id"], at)
+            await self._tools.provider.email(row["message_id"], row["customer_id"], at, waits=False)
         except CallFailed as error:
             return _state_after(error)
         return "sent"
@@ -88,9 +91,11 @@ class EmailSender:
             )
 
 
-def _letter(row: Any) -> Letter:
+def _letter(row: Any) -> FiledLetter:
     at = Coordinates(row["topic"], row["partition"], row["offset"])
-    return Letter(at, row["message_id"], "refused", "email: the provider refuses it for ever")
+    letter = Letter(at, row["message_id"], "refused", "email: the provider refuses it for ever")
+    now_ms = int(time.time() * 1000)
+    return FiledLetter(letter=letter, run=row["run"], first_failure_ms=now_ms, last_failure_ms=now_ms)
 
 
 def _state_after(error: CallFailed) -> str:

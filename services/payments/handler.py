@@ -1,63 +1,84 @@
-"""From a chunk to its effects: decode once, set aside what cannot be decoded, let the arm apply the rest, say so."""
+"""From records to their effects: decode once, let the arm apply, send on what was not applied, say so."""
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
+from aiokafka.structs import ConsumerRecord
+
 from services.broker.delivery import Chunk
+from services.domain.forwarding import forwarding_of
 from services.domain.messages import Coordinates, Message, Undecodable, decode, message_id_of
 from services.payments.arms.base import Arm, Tools
-from services.payments.ledger import Letter
+from services.payments.dispatch import Dispatch, Source
+from services.payments.unapplied import Letter, Unapplied
 
 
 class Handler:
-    """Handles the chunks of one arm. When `handle` returns, every record of the chunk has its destination."""
+    """Handles the records of one arm. When `handle` returns, every one of them has its destination."""
 
-    def __init__(self, tools: Tools, arm: Arm) -> None:
+    def __init__(self, tools: Tools, arm: Arm, dispatch: Dispatch) -> None:
         self._tools = tools
         self._arm = arm
+        self._dispatch = dispatch
 
-    async def handle(self, chunk: Chunk) -> None:
-        """Apply a chunk. Raises what ends the process: the chunk is then delivered again."""
+    async def handle_chunk(self, chunk: Chunk) -> None:
+        """Handle a chunk of Faust's."""
+        await self.handle(chunk.records)
+
+    async def handle(self, records: Sequence[ConsumerRecord]) -> None:
+        """Handle consecutive records of one partition. Raises what ends the process: they are then delivered again."""
         tools = self._tools
-        where = _where(chunk)
+        where = _where(records)
         tools.log.event("offset.received", **where)
         tools.metrics.add(
-            "messaging.client.consumed.messages", len(chunk.records), arm=tools.arm.name, topic=chunk.topic
-        )
-        messages, letters = _decode_all(chunk)
+            "messaging.client.consumed.messages", len(records), arm=tools.arm.name, topic=where["topic"]
+        )  # fmt: skip
+        taken = Taken(records, now_ms=int(time.time() * 1000))
+        await self._dispatch.send_round(taken.early)
         await tools.failpoints.hit("process.after_read")
-        await self._set_down(letters)
-        if messages:
-            await self._set_down(await self._arm.apply(messages))
+        failed = await self._arm.apply(taken.messages) if taken.messages else Unapplied()
+        if failed := failed + Unapplied(taken.letters):
+            await self._dispatch.send_on(taken.sources, failed)
         tools.log.event("offset.applied", **where)
 
-    async def _set_down(self, letters: Sequence[Letter]) -> None:
-        await self._tools.ledger.insert_dead_letters(letters)
-        for letter in letters:
-            self._tools.metrics.add("delivery.dead_letters", 1, arm=self._tools.arm.name, reason=letter.reason)
-            self._tools.log.event(
-                "dead_letter", "warning", at=str(letter.at), reason=letter.reason, detail=letter.detail,
-                **{"message.id": str(letter.message_id or "")},
-            )  # fmt: skip
 
+class Taken:
+    """Decoded records: messages, letters about what is none, and for each its source, by its origin.
 
-def _decode_all(chunk: Chunk) -> tuple[list[Message], list[Letter]]:
-    messages, letters = [], []
-    for record in chunk.records:
+    `early`: asked to wait for longer than their tier lasts.
+    """
+
+    def __init__(self, records: Sequence[ConsumerRecord], *, now_ms: int) -> None:
+        self.early: list[Source] = []
+        self.messages: list[Message] = []
+        self.letters: list[Letter] = []
+        self.sources: dict[Coordinates, Source] = {}
+        for record in records:
+            self._take(record, now_ms)
+
+    def _take(self, record: ConsumerRecord, now_ms: int) -> None:
         at = Coordinates(record.topic, record.partition, record.offset)
         try:
-            messages.append(decode(record.key, record.value, record.headers, at))
+            life = forwarding_of(record.headers, at)
+            if life.due_ms > now_ms:
+                self.early.append(Source(record, life))
+                return
+            self.sources[life.origin] = Source(record, life)
+            at = life.origin
+            self.messages.append(
+                decode(record.key, record.value, record.headers, at, via=life.via, attempts=life.attempts)
+            )  # fmt: skip
         except Undecodable as error:
-            letters.append(Letter(at, message_id_of(record.headers), error.reason, error.detail))
-    return messages, letters
+            self.letters.append(Letter(at, message_id_of(record.headers), error.reason, error.detail))
 
 
-def _where(chunk: Chunk) -> dict[str, Any]:
-    first, last = chunk.records[0], chunk.records[-1]
+def _where(records: Sequence[ConsumerRecord]) -> dict[str, Any]:
+    first, last = records[0], records[-1]
     return {
-        "topic": chunk.topic,
-        "partition": chunk.partition,
+        "topic": first.topic,
+        "partition": first.partition,
         "first_offset": first.offset,
         "last_offset": last.offset,
-        "count": len(chunk.records),
+        "count": len(records),
     }

@@ -8,18 +8,23 @@ from uuid import UUID
 import msgspec
 
 from services.domain.arms import ConsumerArm
-from services.domain.messages import Coordinates, Message
+from services.domain.messages import Message, RawHeaders
 from services.payments.patience import Patience
+from services.payments.unapplied import Letter
 from services.storage.postgres import statements
 
 
-class Letter(msgspec.Struct, frozen=True):
-    """A record that the arm will never apply."""
+class FiledLetter(msgspec.Struct, frozen=True, kw_only=True):
+    """A letter with all that is needed to send its record again. Times are Unix milliseconds."""
 
-    at: Coordinates
-    message_id: UUID | None
-    reason: str
-    detail: str
+    letter: Letter
+    run: str = ""
+    attempts: int = 0
+    key: bytes | None = None
+    value: bytes | None = None  # null: not at hand, or larger than the broker takes; it lies at its coordinates
+    headers: RawHeaders = ()  # the original ones
+    first_failure_ms: int = 0
+    last_failure_ms: int = 0
 
 
 class Ledger:
@@ -40,20 +45,40 @@ class Ledger:
     async def insert_records(self, messages: Sequence[Message]) -> None:
         """The effect `record` of a chunk, in one statement: all of them or none."""
         if messages:
-            columns = [ids(messages), *descriptions(messages), *places(m.at for m in messages)]
-            await self.fetch("insert_records", *columns, self._life)
+            await self.fetch("insert_records", *self._records(messages))
 
-    async def insert_dead_letters(self, letters: Sequence[Letter]) -> None:
-        """Set down what will never be applied, before the offset passes it."""
+    async def try_to_insert_records(self, messages: Sequence[Message]) -> None:
+        """The same in one try: after an error it may be done, and it is not done again. Raises what asyncpg raises."""
+        if messages:
+            await self._pool.fetch(self._sql["insert_records"], *self._records(messages))
+
+    def _records(self, messages: Sequence[Message]) -> list[Any]:
+        return [ids(messages), *descriptions(messages), *places(m.at for m in messages), self._life]
+
+    async def insert_dead_letters(self, filed: Sequence[FiledLetter]) -> None:
+        """Set down what will never be applied, before the offset passes it. Two of one origin are one letter."""
+        letters = list({one.letter.at: one for one in filed}.values())
         if letters:
             await self.fetch(
                 "insert_dead_letters",
-                *places(letter.at for letter in letters),
-                [letter.message_id for letter in letters],
-                [letter.reason for letter in letters],
-                [letter.detail.replace("\0", "\\0") for letter in letters],  # Postgres's text holds no NUL
+                *places(one.letter.at for one in letters),
+                [one.letter.message_id for one in letters],
+                [one.run for one in letters],
+                [one.letter.reason for one in letters],
+                [one.letter.detail.replace("\0", "\\0") for one in letters],  # Postgres's text holds no NUL
+                [one.attempts for one in letters],
+                [one.key for one in letters],
+                [one.value for one in letters],
+                [_as_json(one.headers) for one in letters],
+                [one.first_failure_ms / 1000 for one in letters],
+                [one.last_failure_ms / 1000 for one in letters],
                 self._life,
             )
+
+
+def _as_json(headers: RawHeaders) -> str:
+    """[[name, base64 or null], ...]: a header's value is bytes, whatever they are."""
+    return msgspec.json.encode([[name, value] for name, value in headers]).decode()  # bytes become base64
 
 
 def ids(messages: Sequence[Message]) -> list[UUID]:

@@ -17,11 +17,12 @@ Result = TypeVar("Result")
 
 
 class CallFailed(Exception):
-    """A call to the provider failed; `failure` says how."""
+    """A call to the provider failed; `failure` says how, `counts` whether it was an attempt of its message."""
 
-    def __init__(self, failure: Failure) -> None:
+    def __init__(self, failure: Failure, *, counts: bool = True) -> None:
         super().__init__(f"{failure.reason}: {failure.detail}")
         self.failure = failure
+        self.counts = counts
 
 
 class NeverMore(Exception):
@@ -62,7 +63,7 @@ class Patience:
                     raise
                 if isinstance(decision, DeadLetter):
                     raise NeverMore(failure) from error
-            self._metrics.add("delivery.retries", 1, arm=self._arm, reason=failure.reason)
+            self._metrics.add("delivery.retries", 1, arm=self._arm, tier="in_place", reason=failure.reason)
             self._log.event(
                 "call.retried", "warning", what=what, attempt=attempt, reason=failure.reason,
                 detail=failure.detail[:300], delay_s=round(decision.delay_s, 3),

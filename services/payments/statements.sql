@@ -7,16 +7,29 @@ SELECT r.*, $11::uuid
   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
               $8::text[], $9::int[], $10::bigint[]) AS r;
 
--- insert_dead_letters: records that the arm will never apply; a redelivered one is there already
-INSERT INTO {schema}.dead_letters (topic, partition, "offset", message_id, reason, detail, life)
-SELECT d.*, $7::uuid
-  FROM unnest($1::text[], $2::int[], $3::bigint[], $4::uuid[], $5::text[], $6::text[]) AS d
-    ON CONFLICT DO NOTHING;
+-- insert_dead_letters: records that the arm will never apply; one that was redriven and comes back is parked again
+WITH put AS (
+    INSERT INTO {schema}.dead_letters AS l
+           (topic, partition, "offset", message_id, run, reason, detail, attempts, key, value, headers,
+            first_failure, last_failure, life)
+    SELECT d.topic, d.part, d.off, d.id, d.run, d.reason, d.detail, d.attempts, d.key, d.value, d.headers::jsonb,
+           to_timestamp(d.first), to_timestamp(d.last), $14::uuid
+      FROM unnest($1::text[], $2::int[], $3::bigint[], $4::uuid[], $5::text[], $6::text[], $7::text[], $8::int[],
+                  $9::bytea[], $10::bytea[], $11::text[], $12::float8[], $13::float8[])
+           AS d (topic, part, off, id, run, reason, detail, attempts, key, value, headers, first, last)
+        ON CONFLICT (topic, partition, "offset") DO UPDATE
+       SET state = 'parked', reason = excluded.reason, detail = excluded.detail, attempts = excluded.attempts,
+           last_failure = excluded.last_failure, life = excluded.life, xid = pg_current_xact_id()
+     WHERE l.state = 'redriven'
+    RETURNING l.letter, l.rounds, l.reason
+)
+INSERT INTO {schema}.letter_log (letter, action, actor, why)
+SELECT letter, 'returned', 'arm', reason FROM put WHERE rounds > 0;
 
 -- reserve: decide about a chunk's ids and reserve the new ones; returns a row for each record that is not a first
 SELECT * FROM {schema}.reserve($1::int, $2::uuid[], $3::bytea[], $4::text[], $5::int[], $6::bigint[], $7::text[],
                                $8::text[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bool[],
-                               $14::bool[], $15::uuid);
+                               $14::bool[], $15::text[], $16::uuid);
 
 -- complete: the charges of these ids are applied: done, records applied, their emails ready to be sent
 WITH finished AS (
@@ -35,7 +48,7 @@ SELECT a.*, $3::uuid FROM applied a WHERE a.message_id = ANY ($2::uuid[])
 UPDATE {schema}.emails SET state = 'claimed', claimed_by = $1::uuid, claimed_at = clock_timestamp()
  WHERE message_id = ANY (ARRAY(SELECT message_id FROM {schema}.emails WHERE state = 'pending' ORDER BY at LIMIT $2
                                   FOR UPDATE SKIP LOCKED))
-RETURNING message_id, customer_id, topic, partition, "offset";
+RETURNING message_id, run, customer_id, topic, partition, "offset";
 
 -- settle_emails: what became of claimed emails; one that was swept as uncertain meanwhile is known again
 UPDATE {schema}.emails e SET state = o.state, xid = pg_current_xact_id()

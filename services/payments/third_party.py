@@ -1,6 +1,10 @@
-"""The provider's client: charges and emails, as the third party offers them. One try a call; no retries of its own."""
+"""The provider's client: charges and emails, as the third party offers them. One try a call; no retries of its own.
+
+Every call passes the circuit breaker: while it is open, callers wait, and their messages lose no attempt.
+"""
 
 import asyncio
+import time
 from datetime import datetime
 from types import TracebackType
 from typing import Any, Self
@@ -8,7 +12,8 @@ from uuid import UUID
 
 import aiohttp
 
-from services.domain.failure_policy import Failure, of_http
+from services.domain.circuit import Circuit, Permit, Wait
+from services.domain.failure_policy import OUTAGE, Failure, of_http
 from services.domain.messages import Coordinates, Message
 from services.payments.patience import CallFailed
 from services.settings import Settings
@@ -26,6 +31,7 @@ class Provider:
         self._agent = f"delivery-lab/{life}"
         self._timeout = aiohttp.ClientTimeout(total=settings.provider_timeout_s)
         slots = settings.provider_concurrency
+        self.circuit = Circuit()
         self._slots = {path: asyncio.Semaphore(slots) for path in ("/v1/charges", "/v1/emails")}
 
     async def __aenter__(self) -> Self:
@@ -62,25 +68,54 @@ class Provider:
         status, _ = await self._request("GET", "/v1/charges", params=query, accept=(200, 404))
         return status == 200
 
-    async def email(self, message_id: UUID, customer_id: str, at: Coordinates) -> None:
-        """Send an email: the third party does not dedup those. Raises CallFailed."""
+    async def email(self, message_id: UUID, customer_id: str, at: Coordinates, *, waits: bool = True) -> None:
+        """Send an email: the third party does not dedup those. Raises CallFailed.
+
+        Without `waits` the circuit is not asked: who has claimed an email has asked it before.
+        """
         body = {"account": self._account, "message_id": str(message_id), "customer_id": customer_id}
-        await self._post("/v1/emails", body, {"Lab-Record": str(at)})
+        await self._post("/v1/emails", body, {"Lab-Record": str(at)}, waits=waits)
 
-    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str]) -> None:
-        await self._request("POST", path, json=body, headers=headers, accept=(200, 201))
+    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str], *, waits: bool = True) -> None:
+        await self._request("POST", path, json=body, headers=headers, accept=(200, 201), waits=waits)
 
-    async def _request(self, method: str, path: str, *, accept: tuple[int, ...], **options: Any) -> tuple[int, bytes]:
+    async def _request(
+        self, method: str, path: str, *, accept: tuple[int, ...], waits: bool = True, **options: Any
+    ) -> tuple[int, bytes]:
         async with self._slots[path]:
+            permit = await self._permit() if waits else Permit(trial=False)
             try:
-                async with self._session.request(method, self._base + path, **options) as response:
-                    answer = await response.read()
-            except TimeoutError as error:
-                raise CallFailed(Failure("timeout", True, "no answer in time")) from error
-            except aiohttp.ClientConnectorError as error:
-                raise CallFailed(Failure("connection", True, f"no connection: {error}")) from error
-            except (aiohttp.ClientError, OSError) as error:
-                raise CallFailed(Failure("connection_lost", True, f"{type(error).__name__}: {error}")) from error
+                answer = await self._call(method, path, accept, options)
+            except CallFailed as error:
+                if error.failure.reason in OUTAGE:
+                    self.circuit.failed(permit, time.monotonic())
+                else:
+                    self.circuit.succeeded(permit)
+                raise CallFailed(error.failure, counts=not permit.trial) from error
+            except BaseException:
+                self.circuit.left(permit, time.monotonic())
+                raise
+            self.circuit.succeeded(permit)
+            return answer
+
+    async def _permit(self) -> Permit:
+        """Wait until the circuit lets a call pass."""
+        while isinstance(answer := self.circuit.ask(time.monotonic()), Wait):  # noqa: ASYNC110  # it says how long
+            await asyncio.sleep(answer.delay_s)
+        return answer
+
+    async def _call(
+        self, method: str, path: str, accept: tuple[int, ...], options: dict[str, Any]
+    ) -> tuple[int, bytes]:  # fmt: skip
+        try:
+            async with self._session.request(method, self._base + path, **options) as response:
+                answer = await response.read()
+        except TimeoutError as error:
+            raise CallFailed(Failure("timeout", True, "no answer in time")) from error
+        except aiohttp.ClientConnectorError as error:
+            raise CallFailed(Failure("connection", True, f"no connection: {error}")) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise CallFailed(Failure("connection_lost", True, f"{type(error).__name__}: {error}")) from error
         if response.status in accept:
             return response.status, answer
         raise CallFailed(of_http(response.status, answer.decode("utf-8", "replace")[:300], _retry_after_s(response)))

@@ -55,6 +55,21 @@ def _consumer_parts() -> Iterator[Part]:
         )
 
 
+def _lane_parts() -> Iterator[Part]:
+    retrying = (arm for arm in CONSUMER_ARMS.values() if arm.retries)
+    for number, arm in enumerate(retrying):
+        yield Part(
+            name=f"retry.{arm.name}",
+            kind="service",
+            gloss=f"retries and redeliveries of {arm.name}",
+            after=("provision", "provider"),
+            module="services.payments",
+            arguments=("lane", arm.name),
+            admin_port=170 + 10 * number,
+            replicable=True,
+        )
+
+
 PARTS: Final[Mapping[str, Part]] = {
     part.name: part
     for part in (
@@ -113,6 +128,7 @@ PARTS: Final[Mapping[str, Part]] = {
             replicable=True,
         ),
         *_consumer_parts(),
+        *_lane_parts(),
     )
 }
 

@@ -82,8 +82,8 @@ METRICS: Final = {
             "counter",
             "{retry}",
             "delivery_retries_total",
-            "Calls repeated after a retryable failure.",
-            ("arm", "reason"),
+            "Messages sent to a retry tier, and statements repeated in place (tier `in_place`), by reason.",
+            ("arm", "tier", "reason"),
         ),
     )
 }
@@ -108,6 +108,8 @@ EVENTS: Final = {
         Event("offset.revoked", "Partitions were taken from this process."),
         Event("dedup.decision", "A message id was met again: where it was first seen, and what was decided."),
         Event("dead_letter", "A record that this arm will never apply: its coordinates and the reason."),
+        Event("effect.dropped", "An effect failed in an arm that does not retry: nothing brings it back."),
+        Event("message.deferred", "A message goes to a retry tier: attempts so far, tier and reason."),
         Event("call.retried", "A call failed in a way that may pass; it is made again."),
         Event("relay.shards", "The outbox shards that this relay owns changed."),
         Event("relay.source_lost", "A source's connection ended, and with it the shards; the relay connects again."),

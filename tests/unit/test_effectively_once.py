@@ -93,7 +93,7 @@ async def test_a_repeat_within_the_chunk_takes_nothing_from_the_first_one(
     first = message(uuid4(), 0)
     repeat = message(first.id, 1)
     inbox.met = {2: met(decision, first.at)}
-    letters = await arm.apply([first, repeat])
+    letters = (await arm.apply([first, repeat])).letters
     assert provider.charged_ids == inbox.completed == [first.id]
     assert [letter.at for letter in letters] == ([repeat.at] if decision == "conflict" else [])
 
@@ -116,7 +116,7 @@ async def test_beyond_the_key_s_lifetime_a_charge_is_looked_up_and_never_made(
     if known:
         provider.known.add(str(late.id))
     inbox.met = {1: met("resumed", late.at, datetime.now(UTC) - timedelta(days=2))}
-    letters = await arm.apply([late])
+    letters = (await arm.apply([late])).letters
     assert provider.charged_ids == []
     assert inbox.completed == ([late.id] if known else [])
     assert [letter.reason for letter in letters] == ([] if known else ["uncertain"])

@@ -1,11 +1,13 @@
 """Arm `at_least_once`: effects first, then the offset. No dedup.
 
-    1. charge        without Idempotency-Key: a call that timed out is made again
+    1. charge        without Idempotency-Key: a call that timed out is made again, later
     2. record        all of the chunk in one statement
     3. email
     4. (the caller)  the offset becomes committable
 
-Whatever ends the process before 4 is committed makes the chunk come again, and everything in it happens again.
+A message whose call failed in a way that may pass goes to the retry tiers and is done again as a whole: what was done
+of it by then is done twice. Whatever ends the process before 4 is committed makes the chunk come again, and everything
+in it happens again.
 """
 
 import asyncio
@@ -13,7 +15,7 @@ from collections.abc import Sequence
 
 from services.domain.messages import Message
 from services.payments.arms.base import Tools, wanting, without
-from services.payments.ledger import Letter
+from services.payments.unapplied import Unapplied
 
 
 class AtLeastOnce:
@@ -22,21 +24,21 @@ class AtLeastOnce:
     def __init__(self, tools: Tools) -> None:
         self._tools = tools
 
-    async def apply(self, messages: Sequence[Message]) -> list[Letter]:
+    async def apply(self, messages: Sequence[Message]) -> Unapplied:
         """Apply all effects of a chunk, naively."""
         tools, provider = self._tools, self._tools.provider
         charging = wanting("charge", messages)
-        letters = await tools.each("charge", charging, provider.charge)
+        failed = await tools.each("charge", charging, provider.charge)
         if charging:
             await tools.failpoints.hit("process.after_charge_before_record")
-        good = without(letters, messages)
+        good = without(failed, messages)
         await tools.ledger.insert_records(good)
         tools.count("record", "applied", len(good))
-        letters += await tools.each(
+        failed += await tools.each(
             "email", wanting("email", good), lambda m: provider.email(m.id, m.payload.customer_id, m.at)
         )
         await tools.failpoints.hit("process.after_record_before_commit")
-        return letters
+        return failed
 
     async def run_beside(self) -> None:
         """Nothing: everything happens within the chunk."""

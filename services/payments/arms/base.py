@@ -10,9 +10,10 @@ import msgspec
 from services.domain.arms import ConsumerArm
 from services.domain.messages import Message
 from services.failpoints import Failpoints
-from services.payments.ledger import Ledger, Letter
-from services.payments.patience import NeverMore, Patience
+from services.payments.ledger import Ledger
+from services.payments.patience import CallFailed, Patience
 from services.payments.third_party import Provider
+from services.payments.unapplied import Deferred, Letter, Unapplied
 from services.settings import Settings
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
@@ -21,8 +22,8 @@ from services.telemetry.metrics import Metrics
 class Arm(Protocol):
     """One way to turn messages into effects."""
 
-    async def apply(self, messages: Sequence[Message]) -> list[Letter]:
-        """Apply a chunk of one partition; returns what will never be applied. Safe to be called again with it."""
+    async def apply(self, messages: Sequence[Message]) -> Unapplied:
+        """Apply a chunk of one partition; returns what could not be applied. Safe to be called again with it."""
 
     async def run_beside(self) -> None:
         """Work that does not belong to a chunk, until it is cancelled."""
@@ -48,27 +49,33 @@ class Tools(msgspec.Struct, frozen=True):
 
     async def each(
         self, effect: str, messages: Sequence[Message], call: Callable[[Message], Awaitable[Any]]
-    ) -> list[Letter]:
-        """Make a call for each message side by side, each until it succeeds; returns those that never will.
+    ) -> Unapplied:
+        """Make one call for each message, side by side; returns those that failed: never again, or later.
 
         An error that ends the process waits until all calls have ended: none is left behind in flight.
         """
 
-        async def one(message: Message) -> Letter | None:
+        async def one(message: Message) -> Letter | Deferred | None:
             try:
-                await self.patience.until_done(f"{effect} {message.id}", lambda: call(message))
-            except NeverMore as never:
-                return Letter(message.at, message.id, "refused", f"{effect}: {never}")
+                await call(message)
+            except CallFailed as error:
+                if error.failure.retryable:
+                    return Deferred(message, error.failure, message.attempts + error.counts)
+                return Letter(message.at, message.id, "refused", f"{effect}: {error}")
             return None
 
         results = await asyncio.gather(*(one(message) for message in messages), return_exceptions=True)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        letters = [result for result in results if isinstance(result, Letter)]
-        self.count(effect, "applied", len(messages) - len(letters))
-        self.count(effect, "refused", len(letters))
-        return letters
+        failed = Unapplied(
+            [result for result in results if isinstance(result, Letter)],
+            [result for result in results if isinstance(result, Deferred)],
+        )
+        self.count(effect, "applied", len(messages) - len(failed))
+        self.count(effect, "refused", len(failed.letters))
+        self.count(effect, "failed", len(failed.deferred))
+        return failed
 
 
 def wanting(effect: str, messages: Sequence[Message]) -> list[Message]:
@@ -76,7 +83,7 @@ def wanting(effect: str, messages: Sequence[Message]) -> list[Message]:
     return [message for message in messages if effect in message.effects]
 
 
-def without(letters: Sequence[Letter], messages: Sequence[Message]) -> list[Message]:
-    """The messages that no letter is about."""
-    gone = {letter.at for letter in letters}
+def without(failed: Unapplied, messages: Sequence[Message]) -> list[Message]:
+    """The messages that did not fail."""
+    gone = failed.places()
     return [message for message in messages if message.at not in gone]

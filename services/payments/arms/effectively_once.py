@@ -21,7 +21,8 @@ from services.domain.dedup import split
 from services.domain.messages import Coordinates, Message
 from services.payments.arms.base import Tools, wanting, without
 from services.payments.emails import EmailSender
-from services.payments.ledger import Letter, descriptions, ids, places
+from services.payments.ledger import descriptions, ids, places
+from services.payments.unapplied import Letter, Unapplied
 
 KEY_MARGIN_S: Final = 60.0  # clocks differ and calls take time; half of a shorter lifetime
 
@@ -35,7 +36,7 @@ class EffectivelyOnce:
         lifetime_s = tools.settings.key_lifetime_s
         self._repeatable = timedelta(seconds=lifetime_s - min(KEY_MARGIN_S, lifetime_s / 2))
 
-    async def apply(self, messages: Sequence[Message]) -> list[Letter]:
+    async def apply(self, messages: Sequence[Message]) -> Unapplied:
         """Apply all effects of a chunk that are not applied yet."""
         tools = self._tools
         chunk = split(messages)
@@ -46,9 +47,9 @@ class EffectivelyOnce:
         todo = [m for m in chunk.firsts if m.at not in known or m.id in resumed]
         tools.count("record", "applied", sum("charge" not in m.effects for m in todo))
         charging = wanting("charge", todo)
-        letters = await self._charge(charging, resumed) if charging else []
+        failed = await self._charge(charging, resumed) if charging else Unapplied()
         await tools.failpoints.hit("process.after_record_before_commit")
-        return conflicts + letters
+        return failed + Unapplied(conflicts)
 
     async def run_beside(self) -> None:
         """Send the emails whose rows are committed."""
@@ -66,31 +67,32 @@ class EffectivelyOnce:
             *descriptions(every),
             ["charge" in m.effects for m in every],
             ["email" in m.effects for m in every],
+            [m.via for m in every],
             self._tools.life,
         )
         met = [(every[row["place"] - 1], row) for row in rows]
         self._report(len(every), met)
         return met
 
-    async def _charge(self, charging: list[Message], resumed: dict[UUID, datetime]) -> list[Letter]:
+    async def _charge(self, charging: list[Message], resumed: dict[UUID, datetime]) -> Unapplied:
         """Charge, then complete."""
         tools = self._tools
         await tools.failpoints.hit("process.after_reserve_before_charge")
         late = [m for m in charging if m.id in resumed and self._not_after(resumed[m.id]) < datetime.now(UTC)]
-        letters = await self._look_up(late)
+        failed = Unapplied(await self._look_up(late))
         looked_up = {m.id for m in late}
         calls = [m for m in charging if m.id not in looked_up]
-        letters += await tools.each(
+        failed += await tools.each(
             "charge",
             calls,
             lambda m: tools.provider.charge(m, key=str(m.id), not_after=self._not_after(resumed.get(m.id))),
         )
         await tools.failpoints.hit("process.after_charge_before_record")
-        applied = without(letters, charging)
+        applied = without(failed, charging)
         await tools.ledger.fetch("complete", ids(applied), ids(wanting("email", applied)), tools.life)
         tools.count("record", "applied", len(applied))
         self._emails.wake()
-        return letters
+        return failed
 
     def _not_after(self, first_attempt: datetime | None) -> datetime:
         """Until when a repeat of the charge is safe."""
@@ -115,7 +117,7 @@ class EffectivelyOnce:
             self._tools.log.event(
                 "dedup.decision",
                 decision=decision,
-                reason="redelivery" if first == message.at else "producer_duplicate",
+                reason=message.via or ("redelivery" if first == message.at else "producer_duplicate"),
                 **{"dedup.key": str(message.id), "message.id": str(message.id)},
                 at=str(message.at),
                 first_seen=str(first),

@@ -56,7 +56,7 @@ CREATE INDEX IF NOT EXISTS emails_open ON {schema}.emails (at) WHERE state IN ('
 CREATE OR REPLACE FUNCTION {schema}.reserve(
     p_firsts int, p_ids uuid[], p_digests bytea[], p_topics text[], p_partitions int[], p_offsets bigint[],
     p_runs text[], p_types text[], p_business_ids text[], p_customer_ids text[], p_amounts bigint[],
-    p_currencies text[], p_charges bool[], p_emails bool[], p_life uuid
+    p_currencies text[], p_charges bool[], p_emails bool[], p_vias text[], p_life uuid
 ) RETURNS TABLE (
     place bigint, decision text, first_topic text, first_partition int, first_offset bigint, first_digest bytea,
     first_attempt timestamptz
@@ -93,13 +93,13 @@ BEGIN
     END IF;
     RETURN QUERY
     WITH met AS (
-        SELECT i.n, i.id, i.topic, i.part, i.off, k.topic AS k_topic, k.partition AS k_part, k."offset" AS k_off,
+        SELECT i.n, i.id, i.topic, i.part, i.off, i.via, k.topic AS k_topic, k.partition AS k_part, k."offset" AS k_off,
                k.digest AS k_digest, k.first_attempt AS k_attempt,
                CASE WHEN k.digest <> i.digest THEN 'conflict'
-                    WHEN k.state = 'done' OR i.n > p_firsts THEN 'duplicate'
+                    WHEN k.state IN ('done', 'discarded') OR i.n > p_firsts THEN 'duplicate'
                     ELSE 'resumed' END AS decided
-          FROM unnest(p_ids, p_digests, p_topics, p_partitions, p_offsets) WITH ORDINALITY
-                   AS i (id, digest, topic, part, off, n)
+          FROM unnest(p_ids, p_digests, p_topics, p_partitions, p_offsets, p_vias) WITH ORDINALITY
+                   AS i (id, digest, topic, part, off, via, n)
           JOIN {schema}.inbox k ON k.message_id = i.id
           LEFT JOIN unnest(new_ids) AS f (id) ON f.id = i.id
          WHERE f.id IS NULL OR i.n > p_firsts
@@ -107,7 +107,8 @@ BEGIN
         INSERT INTO {schema}.dedup_hits (message_id, decision, reason, topic, partition, "offset", first_topic,
                                          first_partition, first_offset, life)
         SELECT m.id, m.decided,
-               CASE WHEN (m.topic, m.part, m.off) = (m.k_topic, m.k_part, m.k_off) THEN 'redelivery'
+               CASE WHEN m.via <> '' THEN m.via
+                    WHEN (m.topic, m.part, m.off) = (m.k_topic, m.k_part, m.k_off) THEN 'redelivery'
                     ELSE 'producer_duplicate' END,
                m.topic, m.part, m.off, m.k_topic, m.k_part, m.k_off, p_life
           FROM met m ORDER BY m.n

@@ -1,0 +1,164 @@
+"""Sends on what was not applied: to a retry tier or to the dead letters, confirmed before anything is acknowledged."""
+
+import hashlib
+import random
+import time
+from collections.abc import Mapping, Sequence
+
+import msgspec
+from aiokafka.structs import ConsumerRecord
+
+from services.broker.producer import BatchProducer, Record
+from services.domain.failure_policy import TIERS, DeadLetter, Failure, Later, next_place
+from services.domain.forwarding import Forwarding, forwarded, original
+from services.domain.messages import RUN_HEADER, Coordinates, RawHeaders
+from services.payments.arms.base import Tools
+from services.payments.ledger import FiledLetter
+from services.payments.patience import CallFailed
+from services.payments.unapplied import Deferred, Letter, Unapplied
+
+
+class Source(msgspec.Struct, frozen=True):
+    """A record as it was taken, and its life so far."""
+
+    record: ConsumerRecord
+    life: Forwarding
+
+
+class Dispatch:
+    """The next stations of one arm's records. Everything here is safe to be done again."""
+
+    def __init__(self, tools: Tools, producer: BatchProducer) -> None:
+        self._tools = tools
+        self._producer = producer
+        self._random = random.Random()  # noqa: S311  # jitter
+
+    async def send_on(self, sources: Mapping[Coordinates, Source], failed: Unapplied) -> None:
+        """Bring every failed record of a chunk to its next place. Returns when the broker and the table have it all.
+
+        Raises what `Patience.until_done` raises when they do not take it for too long.
+        """
+        letters = list(failed.letters)
+        retries = []
+        for deferred in failed.deferred:
+            place = next_place(deferred.failure, attempts=deferred.attempts, draw=self._random.random())
+            if isinstance(place, DeadLetter) or not self._tools.arm.retries:
+                letters.append(_given_up(deferred))
+            else:
+                source = sources[deferred.message.at]
+                retries.append(self._to_tier(source, deferred, place))
+                self._count_retry(deferred, place.tier.name)
+        if retries:
+            await self.produce(retries)
+            await self._tools.failpoints.hit("process.after_retry_produced_before_commit")
+        if letters:
+            await self._bury(letters, sources, {d.message.at: d.attempts for d in failed.deferred})
+
+    async def send_round(self, early: Sequence[Source]) -> None:
+        """Once more into the last tier, without an attempt: what was asked to wait for longer than a tier lasts."""
+        if early:
+            topic = self._tools.arm.retry_topic(TIERS[-1])
+            await self.produce([_record(topic, source, source.life) for source in early])
+
+    async def produce(self, records: Sequence[Record]) -> None:
+        """Until the broker has confirmed them all. One that it refuses for ever is sent as its digest."""
+        await self._tools.patience.until_done("produce", lambda: self._produce_once(list(records)))
+
+    async def _produce_once(self, records: list[Record]) -> None:
+        failures = await self._producer.send(records)
+        again = [_digest_of(records[f.index]) if f.for_ever else records[f.index] for f in failures]
+        if again:
+            # what was confirmed is not sent again by this loop; a crash may, and then it is there twice
+            records[:] = again
+            raise CallFailed(Failure("connection", True, f"{len(again)} records not confirmed: {failures[0].reason}"))
+
+    def _to_tier(self, source: Source, deferred: Deferred, place: Later) -> Record:
+        now_ms = _now_ms()
+        station = msgspec.structs.replace(
+            source.life,
+            via="retry",
+            attempts=deferred.attempts,
+            due_ms=now_ms + int(place.delay_s * 1000),
+            first_failure_ms=source.life.first_failure_ms or now_ms,
+            last_failure_ms=now_ms,
+            reason=deferred.failure.reason,
+        )
+        return _record(self._tools.arm.retry_topic(place.tier), source, station)
+
+    async def _bury(
+        self, letters: Sequence[Letter], sources: Mapping[Coordinates, Source], attempts: Mapping[Coordinates, int]
+    ) -> None:
+        now_ms = _now_ms()
+        records, filed = [], []
+        for letter in letters:
+            source = sources[letter.at]
+            station = msgspec.structs.replace(
+                source.life,
+                attempts=attempts.get(letter.at, source.life.attempts),
+                due_ms=0,
+                first_failure_ms=source.life.first_failure_ms or now_ms,
+                last_failure_ms=now_ms,
+                reason=letter.reason,
+            )
+            records.append(_record(self._tools.arm.dead_letter_topic, source, station))
+            filed.append(_filed(letter, source, station))
+        await self.produce(records)
+        await self._tools.ledger.insert_dead_letters(filed)
+        for letter in letters:
+            self._tell(letter)
+        await self._tools.failpoints.hit("process.after_dead_letter_produced_before_commit")
+
+    def _count_retry(self, deferred: Deferred, tier: str) -> None:
+        reason = deferred.failure.reason
+        self._tools.metrics.add("delivery.retries", 1, arm=self._tools.arm.name, tier=tier, reason=reason)
+        self._tools.log.event(
+            "message.deferred", "warning", at=str(deferred.message.at), tier=tier, attempts=deferred.attempts,
+            reason=reason, detail=deferred.failure.detail[:300], **{"message.id": str(deferred.message.id)},
+        )  # fmt: skip
+
+    def _tell(self, letter: Letter) -> None:
+        self._tools.metrics.add("delivery.dead_letters", 1, arm=self._tools.arm.name, reason=letter.reason)
+        self._tools.log.event(
+            "dead_letter", "warning", at=str(letter.at), reason=letter.reason, detail=letter.detail,
+            **{"message.id": str(letter.message_id or "")},
+        )  # fmt: skip
+
+
+def _given_up(deferred: Deferred) -> Letter:
+    detail = f"{deferred.failure.reason} after {deferred.attempts} attempts: {deferred.failure.detail}"
+    return Letter(deferred.message.at, deferred.message.id, "attempts", detail[:500])
+
+
+def _record(topic: str, source: Source, station: Forwarding) -> Record:
+    return topic, source.record.key, source.record.value, forwarded(source.record.headers, station)
+
+
+def _filed(letter: Letter, source: Source, station: Forwarding) -> FiledLetter:
+    headers = original(source.record.headers)
+    return FiledLetter(
+        letter=letter,
+        run=_run_of(headers),
+        attempts=station.attempts,
+        key=source.record.key,
+        value=source.record.value,
+        headers=headers,
+        first_failure_ms=station.first_failure_ms,
+        last_failure_ms=station.last_failure_ms,
+    )
+
+
+def _run_of(headers: RawHeaders) -> str:
+    found = next((value for name, value in headers if name == RUN_HEADER and value is not None), b"")
+    return found.decode("utf-8", "replace").replace("\0", "")[:64]
+
+
+def _digest_of(record: Record) -> Record:
+    """What is sent instead of a record that the broker refuses for ever: who it was, and that it was too large."""
+    topic, key, value, headers = record
+    digest = hashlib.sha256(value or b"").hexdigest()
+    kept = [(name, data) for name, data in headers if name.startswith(("lab-", "ce_")) and len(data or b"") <= 1024]
+    return topic, (key or b"")[:1024], None, [*kept, ("lab-digest", digest.encode())]
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
