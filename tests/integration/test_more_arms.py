@@ -1,0 +1,109 @@
+"""The arms beside the two that retry, as real processes: what each promises, and the damage that shows what it does not.
+
+Every case sends its own records and looks at their ids only.
+"""
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from functools import partial
+from typing import Any
+
+import pytest
+
+from services.stack import client
+from tests.conftest import Lab
+from tests.integration.test_arms import (
+    ALL_EFFECTS,
+    SESSION_S,
+    Bench,
+    Sent,
+    databases,
+    duplicated,
+    lost,
+    until,
+)
+
+pytestmark = pytest.mark.timeout(240)
+
+
+@pytest.fixture(scope="module")
+async def bench(lab: Lab) -> AsyncIterator[Bench]:
+    """The shared lab, every arm ready."""
+    bench = Bench(lab.home, *await databases(lab.home))
+    await bench.ready()
+    yield bench
+
+
+async def settled(bench: Bench, arm: str) -> None:
+    """Wait until the arm has read everything, and its living processes have applied what they have committed."""
+    await until(partial(bench._at_the_end, arm), f"{arm} to have read everything")
+
+    async def applied() -> bool:
+        counts = Counter(
+            (event["event"], event["life"])
+            for name in ("offset.committed", "offset.applied")
+            for event in bench.events(f"arm.{arm}#0", name)
+        )
+        life = bench.events(f"arm.{arm}#0", "process.started")[-1]["life"]
+        return counts["offset.committed", life] == counts["offset.applied", life]
+
+    await until(applied, f"{arm} to have applied what it has committed")
+
+
+async def restarted(bench: Bench, process: str, after: int) -> None:
+    async def again() -> bool:
+        now = (await bench.processes())[process]
+        return bool(now["restarts"] > after and now["ready"])
+
+    await until(again, f"{process} to be back")
+
+
+async def test_at_most_once_does_everything_once_while_nothing_fails(bench: Bench) -> None:
+    sent = await bench.send_messages(100, ALL_EFFECTS)
+    plain = await bench.send_messages(2000, "record", customers=200)
+    await settled(bench, "at_most_once")
+    for effect in ("record", "charge", "email"):
+        assert await bench.applied("at_most_once", effect, sent) == Counter({s.id: 1 for s in sent})
+    assert await bench.applied("at_most_once", "record", plain) == Counter({s.id: 1 for s in plain})
+
+
+async def test_at_most_once_loses_what_it_had_committed_when_it_died_and_doubles_nothing(bench: Bench) -> None:
+    process = "arm.at_most_once#0"
+    deaths = (await bench.restarts(process))[process]
+    await bench.arm("process.after_commit_before_effect", "kill nth=3 count=1 arm=at_most_once")
+    sent = await bench.send_messages(2000, "record", customers=200)
+    await restarted(bench, process, deaths)
+    sent += await bench.send_messages(50, ALL_EFFECTS)
+    await settled(bench, "at_most_once")
+    applied = await bench.applied("at_most_once", "record", sent)
+    assert lost(applied, sent)
+    assert duplicated(applied) == []
+    for effect in ("charge", "email"):
+        assert duplicated(await bench.applied("at_most_once", effect, sent)) == []
+
+
+async def test_at_most_once_doubles_nothing_when_it_is_frozen_beyond_its_session_and_another_takes_over(
+    bench: Bench,
+) -> None:
+    await scale(bench, "at_most_once", 2)
+    sending = asyncio.create_task(bench.send_messages(6000, "record", customers=200))
+    await asyncio.sleep(0)
+    charged = await bench.send_messages(100, "record,charge")
+    await bench.act("freeze", "arm.at_most_once#0")
+    sent = [*charged, *await sending, *await bench.send_messages(500, "record")]
+    await until(partial(bench._at_the_end, "at_most_once"), "the other one to have read everything")
+    await bench.act("thaw", "arm.at_most_once#0")
+    sent += await bench.send_messages(500, "record")
+    await bench.ready()
+    await scale(bench, "at_most_once", 1)
+    await settled(bench, "at_most_once")
+    for effect in ("record", "charge"):
+        assert duplicated(await bench.applied("at_most_once", effect, sent)) == []
+
+
+async def scale(bench: Bench, arm: str, replicas: int) -> None:
+    body = {"name": f"arm.{arm}", "replicas": replicas}
+    await asyncio.to_thread(client.call, bench.home, "POST", "/scale", body)
+    await bench.ready()
