@@ -29,7 +29,10 @@ SELECT letter, 'returned', 'arm', reason FROM put WHERE rounds > 0;
 -- reserve: decide about a chunk's ids and reserve the new ones; returns a row for each record that is not a first
 SELECT * FROM {schema}.reserve($1::int, $2::uuid[], $3::bytea[], $4::text[], $5::int[], $6::bigint[], $7::text[],
                                $8::text[], $9::text[], $10::text[], $11::bigint[], $12::text[], $13::bool[],
-                               $14::bool[], $15::text[], $16::uuid);
+                               $14::bool[], $15::text[], $16::bool, $17::uuid);
+
+-- keep_window: partitions for what comes, none of what is older than the window
+SELECT * FROM {schema}.keep_window($1::float8);
 
 -- complete: the charges of these ids are applied: done, records applied, their emails ready to be sent
 WITH finished AS (

@@ -55,7 +55,19 @@ async def _databases(settings: Settings) -> None:
         if (file := payments / f"{name}.sql").exists()
     ]
     await _database(settings.postgres, "payments", [outbox.read_text(), *scripts])
+    await _windows(settings)
     await _database(settings.ledger, "provider", [(SERVICES / "provider" / "schema.sql").read_text()])
+
+
+async def _windows(settings: Settings) -> None:
+    """The inbox has partitions before its first row: what lies in the default one is forgotten row by row."""
+    payments = await connect(settings.postgres, "payments", name="provision")
+    try:
+        for arm in CONSUMER_ARMS.values():
+            if arm.dedups:
+                await payments.execute(f"SELECT FROM {arm.schema}.keep_window($1)", settings.dedup_window_s)
+    finally:
+        await payments.close()
 
 
 async def _database(server: str, name: str, scripts: list[str]) -> None:

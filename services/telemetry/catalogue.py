@@ -107,6 +107,7 @@ EVENTS: Final = {
         Event("offset.commit_failed", "A commit failed or timed out; it is tried again with the next one."),
         Event("offset.revoked", "Partitions were taken from this process."),
         Event("dedup.decision", "A message id was met again: where it was first seen, and what was decided."),
+        Event("dedup.window", "The dedup window moved on: partitions made and dropped, rows deleted."),
         Event("dead_letter", "A record that this arm will never apply: its coordinates and the reason."),
         Event("effect.dropped", "An effect failed in an arm that does not retry: nothing brings it back."),
         Event("message.deferred", "A message goes to a retry tier: attempts so far, tier and reason."),

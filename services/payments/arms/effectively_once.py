@@ -2,7 +2,8 @@
 
     1. dedup         the chunk by message id, in pure code, sorted by id
     2. reserve       inbox row (digest, first attempt) and pending record, one transaction; met before:
-                     duplicate -> nothing; resumed (reserved, not done) -> go on at 3; conflict -> dead letter
+                     duplicate -> nothing; resumed (reserved, not done) -> go on at 3; conflict -> dead letter;
+                     not met, but older than the dedup window -> dead letter
     3. charge        by Idempotency-Key = message id, not after first attempt + the key's lifetime - margin
     4. complete      inbox done, record applied, email row pending, one transaction
     5. (the caller)  the offset becomes committable
@@ -11,6 +12,7 @@
 A message without a charge needs 2 alone.
 """
 
+import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -41,7 +43,7 @@ class EffectivelyOnce:
         tools = self._tools
         chunk = split(messages)
         met = await self._reserve(chunk.firsts, chunk.repeats)
-        conflicts = [_conflict(*pair) for pair in met if pair[1]["decision"] == "conflict"]
+        refused = [_LETTERS[row["decision"]](m, row) for m, row in met if row["decision"] in _LETTERS]
         resumed = {m.id: row["first_attempt"] for m, row in met if row["decision"] == "resumed"}
         known = {m.at for m, _ in met}  # by place: a repeat within the chunk says nothing about the first one
         todo = [m for m in chunk.firsts if m.at not in known or m.id in resumed]
@@ -49,11 +51,21 @@ class EffectivelyOnce:
         charging = wanting("charge", todo)
         failed = await self._charge(charging, resumed) if charging else Unapplied()
         await tools.failpoints.hit("process.after_record_before_commit")
-        return failed + Unapplied(conflicts)
+        return failed + Unapplied(refused)
 
     async def run_beside(self) -> None:
-        """Send the emails whose rows are committed."""
-        await self._emails.run()
+        """Send the emails whose rows are committed, and keep the dedup window."""
+        async with asyncio.TaskGroup() as both:
+            both.create_task(self._emails.run())
+            both.create_task(self._keep_window())
+
+    async def _keep_window(self) -> None:
+        window_s = self._tools.settings.dedup_window_s
+        while True:
+            (did,) = await self._tools.ledger.fetch("keep_window", window_s)
+            if any(did.values()):
+                self._tools.log.event("dedup.window", **dict(did))
+            await asyncio.sleep(min(30.0, window_s / 16))
 
     async def _reserve(self, firsts: list[Message], repeats: list[Message]) -> list[tuple[Message, Any]]:
         """Reserve what is new; returns each record that is not a first one with the row of its first meeting."""
@@ -68,6 +80,7 @@ class EffectivelyOnce:
             ["charge" in m.effects for m in every],
             ["email" in m.effects for m in every],
             [m.via for m in every],
+            self._tools.settings.apply_older_than_window,
             self._tools.life,
         )
         met = [(every[row["place"] - 1], row) for row in rows]
@@ -112,6 +125,8 @@ class EffectivelyOnce:
         counts = {"first": records - len(met)}
         for message, row in met:
             decision = row["decision"]
+            if decision == "older":
+                continue  # nothing is known of a first meeting; the letter says so
             counts[decision] = counts.get(decision, 0) + 1
             first = Coordinates(row["first_topic"], row["first_partition"], row["first_offset"])
             self._tools.log.event(
@@ -130,6 +145,15 @@ class EffectivelyOnce:
                 self._tools.metrics.add("delivery.dedup.decisions", amount, **labels)
 
 
+def _older(message: Message, _: Any) -> Letter:
+    return Letter(
+        message.at, message.id, "older_than_window", "its id may have been forgotten: new or not, nobody knows"
+    )
+
+
 def _conflict(message: Message, row: Any) -> Letter:
     detail = f"digest {message.digest.hex()}, first seen with {row['first_digest'].hex()}"
     return Letter(message.at, message.id, "conflict", detail)
+
+
+_LETTERS: Final = {"conflict": _conflict, "older": _older}

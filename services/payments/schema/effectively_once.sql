@@ -14,6 +14,67 @@ CREATE TABLE IF NOT EXISTS {schema}.inbox (
 ) PARTITION BY RANGE (message_id);             -- UUIDv7: a range of ids is a range of time
 CREATE TABLE IF NOT EXISTS {schema}.inbox_default PARTITION OF {schema}.inbox DEFAULT;
 
+-- Ids below the floor may have been forgotten: whether such a record is new cannot be known any more.
+CREATE TABLE IF NOT EXISTS {schema}.inbox_window (
+    only_row bool PRIMARY KEY DEFAULT true CHECK (only_row),
+    floor    uuid NOT NULL DEFAULT '00000000-0000-0000-0000-000000000000'
+);
+INSERT INTO {schema}.inbox_window DEFAULT VALUES ON CONFLICT DO NOTHING;
+
+-- The smallest UUIDv7 of a millisecond (RFC 9562).
+CREATE OR REPLACE FUNCTION {schema}.first_id(p_ms bigint) RETURNS uuid LANGUAGE sql IMMUTABLE AS $$
+    SELECT (lpad(to_hex(p_ms), 12, '0') || '70008000000000000000')::uuid
+$$;
+
+-- Keeps the window: partitions for what comes, no partition of ids that are older than the window. Whole partitions are
+-- dropped; of the default one (ids of before the first partition) 1,000 rows a time are deleted. Returns what it did.
+CREATE OR REPLACE FUNCTION {schema}.keep_window(p_window_s float8) RETURNS TABLE (made int, dropped int, deleted int)
+LANGUAGE plpgsql AS $$
+DECLARE
+    width_ms bigint := greatest(1000, (p_window_s * 1000 / 8)::bigint);
+    now_ms   bigint := (extract(epoch FROM clock_timestamp()) * 1000)::bigint;
+    from_ms  bigint;
+    part     record;
+BEGIN
+    made := 0; dropped := 0; deleted := 0;
+    IF NOT pg_try_advisory_xact_lock(hashtextextended('{schema}.keep_window', 3)) THEN
+        RETURN NEXT;  -- another process is at it
+        RETURN;
+    END IF;
+    FOR n IN 0..2 LOOP
+        from_ms := (now_ms / width_ms + n) * width_ms;
+        IF to_regclass('{schema}.inbox_' || from_ms) IS NULL THEN
+            BEGIN
+                EXECUTE format('CREATE TABLE {schema}.%I PARTITION OF {schema}.inbox FOR VALUES FROM (%L) TO (%L)',
+                               'inbox_' || from_ms, {schema}.first_id(from_ms), {schema}.first_id(from_ms + width_ms));
+                made := made + 1;
+            EXCEPTION WHEN check_violation OR invalid_object_definition THEN
+                NULL;  -- the default partition has ids of that time, or another width was in use: they stay there
+            END;
+        END IF;
+    END LOOP;
+    -- Nobody decides while the floor rises; `reserve` holds this lock shared.
+    PERFORM pg_advisory_xact_lock(hashtextextended('{schema}.inbox_window', 3));
+    UPDATE {schema}.inbox_window SET floor = greatest(floor, {schema}.first_id(now_ms - (p_window_s * 1000)::bigint));
+    FOR part IN
+        SELECT c.oid::regclass AS name,
+               (regexp_match(pg_get_expr(c.relpartbound, c.oid), $r$TO \('([0-9a-f-]+)'\)$r$))[1]::uuid AS upper
+          FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
+         WHERE i.inhparent = '{schema}.inbox'::regclass AND c.relname <> 'inbox_default'
+    LOOP
+        IF part.upper <= (SELECT floor FROM {schema}.inbox_window) THEN
+            EXECUTE format('DROP TABLE %s', part.name);
+            dropped := dropped + 1;
+        END IF;
+    END LOOP;
+    DELETE FROM {schema}.inbox_default WHERE message_id = ANY (ARRAY(
+        SELECT message_id FROM {schema}.inbox_default
+         WHERE message_id < (SELECT floor FROM {schema}.inbox_window) LIMIT 1000));
+    GET DIAGNOSTICS deleted = ROW_COUNT;
+    RETURN NEXT;
+END
+$$;
+
 -- Every later meeting with a known id, written in the transaction that decided it: the exact figure of dedup hits.
 CREATE TABLE IF NOT EXISTS {schema}.dedup_hits (
     seq              bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -56,19 +117,22 @@ CREATE INDEX IF NOT EXISTS emails_open ON {schema}.emails (at) WHERE state IN ('
 CREATE OR REPLACE FUNCTION {schema}.reserve(
     p_firsts int, p_ids uuid[], p_digests bytea[], p_topics text[], p_partitions int[], p_offsets bigint[],
     p_runs text[], p_types text[], p_business_ids text[], p_customer_ids text[], p_amounts bigint[],
-    p_currencies text[], p_charges bool[], p_emails bool[], p_vias text[], p_life uuid
+    p_currencies text[], p_charges bool[], p_emails bool[], p_vias text[], p_older bool, p_life uuid
 ) RETURNS TABLE (
     place bigint, decision text, first_topic text, first_partition int, first_offset bigint, first_digest bytea,
     first_attempt timestamptz
 ) LANGUAGE plpgsql AS $$
 DECLARE
-    new_ids uuid[];
+    new_ids  uuid[];
+    floor_id uuid;
 BEGIN
+    PERFORM pg_advisory_xact_lock_shared(hashtextextended('{schema}.inbox_window', 3));
+    SELECT w.floor INTO floor_id FROM {schema}.inbox_window w;
     WITH input AS (
         SELECT * FROM unnest(p_ids, p_digests, p_topics, p_partitions, p_offsets, p_runs, p_types, p_business_ids,
                              p_customer_ids, p_amounts, p_currencies, p_charges, p_emails) WITH ORDINALITY
             AS i (id, digest, topic, part, off, run, type, business_id, customer_id, amount, currency, charge, email, n)
-         WHERE n <= p_firsts
+         WHERE n <= p_firsts AND (p_older OR id >= floor_id)
     ), fresh AS (
         INSERT INTO {schema}.inbox (message_id, digest, state, topic, partition, "offset", life)
         SELECT i.id, i.digest, CASE WHEN i.charge THEN 'reserved' ELSE 'done' END, i.topic, i.part, i.off, p_life
@@ -81,10 +145,12 @@ BEGIN
         SELECT i.id, i.run, i.type, i.business_id, i.customer_id, i.amount, i.currency,
                CASE WHEN i.charge THEN 'pending' ELSE 'applied' END, i.topic, i.part, i.off, p_life
           FROM input i JOIN fresh f ON f.message_id = i.id
+            ON CONFLICT (message_id) DO NOTHING  -- older than the window, and applied anyway (p_older)
     ), email AS (
         INSERT INTO {schema}.emails (message_id, run, customer_id, topic, partition, "offset", life)
         SELECT i.id, i.run, i.customer_id, i.topic, i.part, i.off, p_life
           FROM input i JOIN fresh f ON f.message_id = i.id WHERE i.email AND NOT i.charge
+            ON CONFLICT (message_id) DO NOTHING
     )
     SELECT array_agg(f.message_id) INTO new_ids FROM fresh f;
 
@@ -95,12 +161,13 @@ BEGIN
     WITH met AS (
         SELECT i.n, i.id, i.topic, i.part, i.off, i.via, k.topic AS k_topic, k.partition AS k_part, k."offset" AS k_off,
                k.digest AS k_digest, k.first_attempt AS k_attempt,
-               CASE WHEN k.digest <> i.digest THEN 'conflict'
+               CASE WHEN k.message_id IS NULL THEN 'older'
+                    WHEN k.digest <> i.digest THEN 'conflict'
                     WHEN k.state IN ('done', 'discarded') OR i.n > p_firsts THEN 'duplicate'
                     ELSE 'resumed' END AS decided
           FROM unnest(p_ids, p_digests, p_topics, p_partitions, p_offsets, p_vias) WITH ORDINALITY
                    AS i (id, digest, topic, part, off, via, n)
-          JOIN {schema}.inbox k ON k.message_id = i.id
+          LEFT JOIN {schema}.inbox k ON k.message_id = i.id
           LEFT JOIN unnest(new_ids) AS f (id) ON f.id = i.id
          WHERE f.id IS NULL OR i.n > p_firsts
     ), logged AS (
@@ -111,7 +178,7 @@ BEGIN
                     WHEN (m.topic, m.part, m.off) = (m.k_topic, m.k_part, m.k_off) THEN 'redelivery'
                     ELSE 'producer_duplicate' END,
                m.topic, m.part, m.off, m.k_topic, m.k_part, m.k_off, p_life
-          FROM met m ORDER BY m.n
+          FROM met m WHERE m.decided <> 'older' ORDER BY m.n
     )
     SELECT m.n, m.decided, m.k_topic, m.k_part, m.k_off, m.k_digest, m.k_attempt FROM met m ORDER BY m.n;
 END
