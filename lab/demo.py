@@ -1,7 +1,6 @@
 """`lab demo`: start everything, load with kills, drain, audit, and the verdict on one screen."""
 
 import asyncio
-import json
 import sys
 import time
 from collections import Counter
@@ -24,6 +23,7 @@ from services.settings import Settings, read_settings
 from services.stack import client, control
 from services.stack.drain import drain
 from services.stack.home import Home
+from services.stack.nemesis import NemesisReader
 
 DRAIN_S: Final = 90.0
 _COLOURS: Final = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
@@ -93,9 +93,7 @@ class _Demo:
 
     def __init__(self, place: Home) -> None:
         self._home = place
-        self._log = place.run / "nemesis.jsonl"
-        self._read_to = self._log.stat().st_size if self._log.exists() else 0
-        self._faults: list[dict[str, Any]] = []
+        self._nemesis = NemesisReader(place.nemesis_log, from_end=True)
 
     def carry_out(self, rate: float, duration_s: float, seed: int | None) -> Result:
         client.clear(self._home)
@@ -121,9 +119,9 @@ class _Demo:
                 elapsed_s = time.monotonic() - began
                 while waiting and elapsed_s >= waiting[0].at * duration_s:
                     self._arm(waiting.pop(0), elapsed_s)
-                for fault in self._new_faults():
-                    if fault["fault"].startswith("failpoint."):
-                        say(f"{elapsed_s:4.0f} s  SIGKILL  {fault['target']} at {fault['failpoint']}")
+                for fault in self._nemesis.new():
+                    if fault.by == "failpoint":
+                        say(f"{elapsed_s:4.0f} s  SIGKILL  {fault.target} at {fault.details['failpoint']}")
                 if elapsed_s - shown >= (1.0 if err.is_terminal else 10.0):
                     shown = elapsed_s
                     show(f"{elapsed_s:4.0f} s  {totals_line(load.snapshot())}")
@@ -131,18 +129,8 @@ class _Demo:
         return load.wait()
 
     def _arm(self, strike: Strike, elapsed_s: float) -> None:
-        client.arm(self._home, strike.failpoint, strike.action)
+        client.arm(self._home, strike.failpoint, strike.action, by="scenario")
         say(f"{elapsed_s:4.0f} s  armed    {strike.failpoint}: {strike.action}")
-
-    def _new_faults(self) -> list[dict[str, Any]]:
-        with self._log.open("rb") as stream:
-            stream.seek(self._read_to)
-            data = stream.read()
-        whole = data[: data.rfind(b"\n") + 1]
-        self._read_to += len(whole)
-        new = [json.loads(line) for line in whole.splitlines()]
-        self._faults += new
-        return new
 
     def _drain(self) -> None:
         say("drain: until nothing waits any more")
@@ -152,11 +140,11 @@ class _Demo:
             say(f"  still waiting: {waiting}")
 
     def _judge(self, totals: Snapshot, audited: AuditDocument, met: dict[str, int]) -> Result:
-        self._new_faults()
-        kills = [fault for fault in self._faults if fault["fault"] == "failpoint.kill"]
+        self._nemesis.new()
+        kills = [fault for fault in self._nemesis.faults.values() if fault.by == "failpoint"]
         control_rows = [row for row in audited.rows if row.arm == "at_least_once"]
         chances = Chances(
-            kills=Counter(fault["target"].partition("#")[0] for fault in kills),
+            kills=Counter(fault.target.partition("#")[0] for fault in kills),
             met_again=met,
             unknown_answers=totals.retried,
             replayed=totals.replayed,
@@ -164,10 +152,8 @@ class _Demo:
         )
         file = self._home.path / "runs" / totals.run / "verdict.json"
         faults = [
-            {"name": fault.get("failpoint", fault["fault"]), "target": fault["target"], "started": fault["at"],
-             "ended": fault["at"]}
-            for fault in kills
-        ]  # fmt: skip
+            {"name": f.details["failpoint"], "target": f.target, "started": f.started, "ended": f.ended} for f in kills
+        ]
         judged = [(row, judge(row, chances)) for row in audited.rows]
         result = Result(totals, audited, judged, faults, str(file), sum(met.values()))
         file.write_bytes(msgspec.json.format(msgspec.json.encode(result.document()), indent=2))

@@ -15,10 +15,14 @@ from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, 
 from services.stack import client, control
 from services.stack.checks import hints, problems
 from services.stack.logfiles import tail
-from services.stack.parts import find
+from services.stack.parts import UnknownPart, find
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Name = Annotated[str, typer.Argument(help="A process (relay#0) or all replicas of a part (relay).")]
+Names = Annotated[
+    list[str],
+    typer.Argument(metavar="NAME...", help="Processes (relay#0) or all replicas of parts (relay): all at once."),
+]
 
 _STATE_COLOURS = {"ready": "green", "done": "green", "failed": "red", "held": "yellow", "frozen": "cyan"}
 
@@ -152,26 +156,26 @@ def env() -> None:
 
 
 def kill(
-    name: Name,
-    hold: Annotated[bool, typer.Option(help="Keep it down until `lab restart`.")] = False,
+    names: Names,
+    hold: Annotated[bool, typer.Option(help="Keep them down until `lab restart`.")] = False,
 ) -> None:
-    """SIGKILL a process (Postgres: its whole tree); the supervisor starts it again."""
-    _act("kill", name, hold=hold)
+    """SIGKILL processes at once (Postgres: its whole tree); the supervisor starts them again."""
+    _act("kill", names, hold=hold)
 
 
-def freeze(name: Name) -> None:
-    """SIGSTOP a process; `lab thaw` lets it go on."""
-    _act("freeze", name)
+def freeze(names: Names) -> None:
+    """SIGSTOP processes; `lab thaw` lets them go on."""
+    _act("freeze", names)
 
 
-def thaw(name: Name) -> None:
-    """SIGCONT a frozen process."""
-    _act("thaw", name)
+def thaw(names: Names) -> None:
+    """SIGCONT frozen processes."""
+    _act("thaw", names)
 
 
-def restart(name: Name) -> None:
-    """End a process in good order and start it again; starts one that is held or has failed."""
-    _act("restart", name)
+def restart(names: Names) -> None:
+    """End processes in good order and start them again; starts those that are held or have failed."""
+    _act("restart", names)
 
 
 def scale(name: Name, replicas: Annotated[int, typer.Argument(min=0, help="How many there shall be.")]) -> None:
@@ -181,9 +185,19 @@ def scale(name: Name, replicas: Annotated[int, typer.Argument(min=0, help="How m
     say(f"{answer['name']}: {answer['replicas']} replicas")
 
 
-def _act(action: str, name: str, *, hold: bool = False) -> None:
+def _act(action: str, names: list[str], *, hold: bool = False) -> None:
+    unknown = [why for name in names if (why := _unknown(name))]
+    if unknown:  # said whether the lab is up or not
+        fail(Exit.USAGE, "\n".join(unknown))
     with errors_as_sentences():
-        find(name)  # a name that no process has is said whether the lab is up or not
-        answer = client.act(home(), action, name, hold=hold)
+        answer = client.act(home(), action, *names, hold=hold)
     for process in answer["processes"]:
         say(f"{action}: {process['name']} (pid {process['pid'] or 'none'})")
+
+
+def _unknown(name: str) -> str:
+    try:
+        find(name)
+    except UnknownPart as error:
+        return str(error)
+    return ""

@@ -6,23 +6,35 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 from typing import Final
 from urllib.parse import urlsplit
 
 import msgspec
 
-from services.failpoints.names import FAILPOINTS
+from services.failpoints.names import FAILPOINTS, ErrorKind
 from services.failpoints.registry import Decision
 
 LONG_POLL_S: Final = 30.0
+NAP_S: Final = 0.1
 
 
 class InjectedError(Exception):
-    """Raised at a failpoint armed with `error:KIND`; `kind` is what the failure policy shall take it for."""
+    """Raised at a failpoint armed with `error:KIND`; `kind` is what the failure policy shall take it for.
 
-    def __init__(self, failpoint: str, kind: str) -> None:
+    timeout, connection, database: as if the call or statement had failed so. invalid: not retryable. http_NNN: as if
+    the provider had answered NNN.
+    """
+
+    def __init__(self, failpoint: str, kind: ErrorKind) -> None:
         super().__init__(f"injected at {failpoint}: {kind}")
+        self.failpoint = failpoint
         self.kind = kind
+
+    @property
+    def http_status(self) -> int | None:
+        """Of http_NNN: NNN."""
+        return int(self.kind.removeprefix("http_")) if self.kind.startswith("http_") else None
 
 
 class Failpoints:
@@ -41,33 +53,38 @@ class Failpoints:
         """Whether a pass of `name` would ask the supervisor: for places that must be made first (half a batch)."""
         return name in self._armed
 
-    async def hit(self, name: str) -> None:
-        """Pass the failpoint `name` in a coroutine."""
+    async def hit(self, name: str, account: str = "") -> None:
+        """Pass the failpoint `name` in a coroutine; `account`: for whom, where `arm=` means that."""
         if name not in self._armed:
             return
-        decision = await asyncio.to_thread(self._ask, name)
-        if decision.action in ("pause", "delay"):
-            await asyncio.sleep(_seconds(decision))
-        else:
-            _act(name, decision)
+        decision = await asyncio.to_thread(self._ask, name, account)
+        for nap_s in self._naps(name, decision):
+            await asyncio.sleep(nap_s)
+        _act(name, decision)
 
     def hit_blocking(self, name: str) -> None:
         """Pass the failpoint `name` where there is no event loop."""
         if name not in self._armed:
             return
-        decision = self._ask(name)
-        if decision.action in ("pause", "delay"):
-            time.sleep(_seconds(decision))
-        else:
-            _act(name, decision)
+        decision = self._ask(name, "")
+        for nap_s in self._naps(name, decision):
+            time.sleep(nap_s)
+        _act(name, decision)
 
-    def _ask(self, name: str) -> Decision:
+    def _naps(self, name: str, decision: Decision) -> Iterator[float]:
+        """A pause or delay in slices: it ends early when the failpoint is cleared."""
+        end = time.monotonic() + decision.seconds
+        while name in self._armed and (left_s := end - time.monotonic()) > 0:
+            yield min(left_s, NAP_S)
+
+    def _ask(self, name: str, account: str) -> Decision:
         """The pass reaches the supervisor before the action: the answer is waited for, 5 s at most."""
         if name not in FAILPOINTS:
             raise KeyError(f"failpoint {name!r} is not declared in services/failpoints/names.py")
+        passed = {"failpoint": name, "process": self._process, "account": account}
         try:
-            body = self._request("POST", "/failpoints/pass", {"failpoint": name, "process": self._process}, timeout_s=5)
-        except OSError:
+            body = self._request("POST", "/failpoints/pass", passed, timeout_s=5)
+        except (OSError, http.client.HTTPException):
             return Decision("go")  # no supervisor, no faults: it is the one that injects them
         return msgspec.json.decode(body, type=Decision)
 
@@ -101,12 +118,8 @@ class Failpoints:
             connection.close()
 
 
-def _seconds(decision: Decision) -> float:
-    return decision.amount if decision.action == "pause" else decision.amount / 1000.0
-
-
 def _act(name: str, decision: Decision) -> None:
     if decision.action == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     elif decision.action == "error":
-        raise InjectedError(name, decision.kind)
+        raise InjectedError(name, decision.kind)  # type: ignore[arg-type]  # the grammar lets no other through

@@ -3,17 +3,17 @@
     kill | pause:SECONDS | error:KIND | delay:MS    then, separated by blanks:    p=0..1  nth=N  count=N  arm=NAME
 
 `p` is the chance at each pass, `nth` the pass at which it first acts (counted from 1), `count` how often at most,
-`arm` the one owner (`at_least_once`, `relay`) whose passes count.
+`arm` the one owner (`at_least_once`, `relay`) whose passes count; in the provider, the account whose calls count.
 """
 
-from typing import Final, Literal, get_args
+from typing import Final, Literal
 
 import msgspec
 
-from services.failpoints.names import FAILPOINTS
+from services.failpoints.names import FAILPOINTS, Failpoint
 
 Action = Literal["kill", "pause", "error", "delay"]
-ERROR_KINDS: Final = ("timeout", "connection", "database", "invalid")
+_ACTIONS: Final = "kill, pause:SECONDS, error:KIND, delay:MS"
 
 
 class Armed(msgspec.Struct, frozen=True):
@@ -28,9 +28,26 @@ class Armed(msgspec.Struct, frozen=True):
     count: int | None = None
     arm: str = ""
 
+    def __str__(self) -> str:
+        """What `parse` reads, without the failpoint."""
+        argument = self.kind or (f"{self.amount:.10g}" if self.action in ("pause", "delay") else "")
+        options = {"p": self.p, "nth": self.nth, "count": self.count, "arm": self.arm}
+        words = [f"{name}={value}" for name, value in options.items() if value != _DEFAULTS[name]]
+        return " ".join([f"{self.action}:{argument}" if argument else self.action, *words])
+
+
+_DEFAULTS: Final[dict[str, object]] = {"p": 1.0, "nth": 1, "count": None, "arm": ""}
+
 
 class FailpointError(ValueError):
     """What was asked for cannot be armed; the message names the part that is wrong and what would do."""
+
+
+def check_name(failpoint: str) -> Failpoint:
+    """The failpoint of this name. Raises FailpointError that lists them all."""
+    if failpoint not in FAILPOINTS:
+        raise FailpointError(f"unknown failpoint {failpoint!r}; the failpoints are: {', '.join(sorted(FAILPOINTS))}")
+    return FAILPOINTS[failpoint]
 
 
 def parse(failpoint: str, text: str) -> Armed:
@@ -38,36 +55,18 @@ def parse(failpoint: str, text: str) -> Armed:
 
     Raises FailpointError for an unknown failpoint, action, error kind, option or owner, and for values out of range.
     """
-    if failpoint not in FAILPOINTS:
-        raise FailpointError(f"unknown failpoint {failpoint!r}; the failpoints are: {', '.join(sorted(FAILPOINTS))}")
+    point = check_name(failpoint)
     words = text.split()
     if not words:
-        raise FailpointError("an action is missing: kill, pause:SECONDS, error:KIND or delay:MS")
-    action, colon, argument = words[0].partition(":")
-    if action not in get_args(Action):
-        raise FailpointError(f"unknown action {action!r}; the actions are kill, pause:SECONDS, error:KIND, delay:MS")
-    amount, kind = 0.0, ""
-    if action in ("pause", "delay"):
-        amount = _number(action, argument, 0.0, 3_600_000.0)
-    elif action == "error":
-        if argument not in ERROR_KINDS:
-            raise FailpointError(f"unknown error kind {argument!r}; the kinds are {', '.join(ERROR_KINDS)}")
-        kind = argument
-    elif colon:
-        raise FailpointError(f"kill takes no argument ({words[0]!r})")
-    options: dict[str, str] = {}
-    for word in words[1:]:
-        name, equals, value = word.partition("=")
-        if name not in ("p", "nth", "count", "arm") or not equals or name in options:
-            raise FailpointError(f"{word!r} is not one of p=, nth=, count=, arm=, each at most once")
-        options[name] = value
+        raise FailpointError(f"an action is missing; the actions are {_ACTIONS}")
+    action, amount, kind = _action(point, words[0])
+    options = _options(words[1:])
     arm = options.get("arm", "")
-    owners = FAILPOINTS[failpoint].owners
-    if arm and arm not in {owner.removeprefix("arm.") for owner in owners}:
-        raise FailpointError(f"arm={arm}: {failpoint} is passed by {', '.join(owners)} only")
+    if "arm" in options and arm not in point.arms:
+        raise FailpointError(f"arm={arm}: {failpoint} is passed for {', '.join(point.arms)} only")
     return Armed(
         failpoint=failpoint,
-        action=action,  # type: ignore[arg-type]  # checked against Action above
+        action=action,
         amount=amount,
         kind=kind,
         p=_number("p", options["p"], 0.0, 1.0) if "p" in options else 1.0,
@@ -75,6 +74,34 @@ def parse(failpoint: str, text: str) -> Armed:
         count=_whole("count", options["count"]) if "count" in options else None,
         arm=arm,
     )
+
+
+def _action(point: Failpoint, word: str) -> tuple[Action, float, str]:
+    """The action, its seconds or milliseconds, its error kind."""
+    action, colon, argument = word.partition(":")
+    match action:
+        case "kill" if not colon:
+            return "kill", 0.0, ""
+        case "kill":
+            raise FailpointError(f"kill takes no argument ({word!r})")
+        case "pause" | "delay":
+            return action, _number(action, argument, 0.0, 3_600_000.0), ""
+        case "error" if argument in point.errors:
+            return "error", 0.0, argument
+        case "error":
+            kinds = ", ".join(point.errors)
+            raise FailpointError(f"unknown error kind {argument!r}; the kinds at {point.name} are {kinds}")
+    raise FailpointError(f"unknown action {action!r}; the actions are {_ACTIONS}")
+
+
+def _options(words: list[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if name not in _DEFAULTS or not equals or name in options:
+            raise FailpointError(f"{word!r} is not one of p=, nth=, count=, arm=, each at most once")
+        options[name] = value
+    return options
 
 
 def _number(name: str, text: str, low: float, high: float) -> float:

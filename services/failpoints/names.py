@@ -1,8 +1,14 @@
 """The closed list of failpoints. Each line says what has happened at this place, and what has not."""
 
-from typing import Final
+from typing import Final, Literal, get_args
 
 import msgspec
+
+from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
+
+ErrorKind = Literal["timeout", "connection", "database", "invalid", "http_400", "http_429", "http_500", "http_503"]
+ERROR_KINDS: Final[tuple[ErrorKind, ...]] = get_args(ErrorKind)
+HTTP_KINDS: Final = tuple(kind for kind in ERROR_KINDS if kind.startswith("http_"))
 
 
 class Failpoint(msgspec.Struct, frozen=True):
@@ -12,8 +18,22 @@ class Failpoint(msgspec.Struct, frozen=True):
     owners: tuple[str, ...]  # processes, without replica number
     happened: str
     not_yet: str
+    errors: tuple[ErrorKind, ...] = ERROR_KINDS  # what `error:` can be here
+    by_account: bool = False  # `arm=` names whose call passes, not which process
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        """What `arm=` can name here."""
+        return tuple(CONSUMER_ARMS) if self.by_account else tuple(dict.fromkeys(map(arm_of, self.owners)))
 
 
+def arm_of(process: str) -> str:
+    """The arm that a process works for: `relay` of `relay#1`, `at_least_once` of its own and of its lane's process."""
+    return process.partition("#")[0].removeprefix("arm.").removeprefix("retry.").removeprefix("orders.")
+
+
+REDRIVE: Final = "redrive"  # `lab dlq redrive`, which passes failpoints as processes do
+COMMANDS: Final = (REDRIVE,)
 _PRODUCERS: Final = ("orders", "refunds")
 _RELAY: Final = ("relay",)
 _AT_LEAST_ONCE: Final = "arm.at_least_once"
@@ -69,5 +89,30 @@ FAILPOINTS: Final = {
             "an email's row says that it is being sent",
             "the call",
         ),
+        Failpoint(
+            "provider.before_applying",
+            ("provider",),
+            "a charge or email was read and checked",
+            "its application",
+            HTTP_KINDS,
+            by_account=True,
+        ),
+        Failpoint(
+            "provider.after_applying_before_answer",
+            ("provider",),
+            "a charge (with its key) or email is applied",
+            "the answer",
+            HTTP_KINDS,
+            by_account=True,
+        ),
     )
+}
+
+# What can be put onto a topic beside what the publishers put there: `lab fault inject KIND`.
+DATA_FAULTS: Final = {
+    "poison": "bytes that are no event: no message id, no type, no JSON",
+    "unknown_version": "an event of a version that nobody knows",
+    "conflict": "the message id of an earlier record with another payload",
+    "duplicate": "an exact copy of an earlier record",
+    "older_than_window": "a valid event whose message id is older than any dedup window",
 }

@@ -7,10 +7,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.failpoints import Failpoints
 from services.http.bodies import decode_body, read_body
 from services.http.keys import HEADER, REPLAYED, check_key
 from services.http.problem import Problem
 from services.provider.calls import NOT_AFTER_HEADER, Charge, Email, caller_of, key_of, not_after_s
+from services.provider.misbehaviour import misbehaving
 from services.provider.store import Answer, Books
 
 _JSON: Final = "application/json"
@@ -18,17 +20,25 @@ _CHARGE: Final = msgspec.json.Decoder(Charge)
 _EMAIL: Final = msgspec.json.Decoder(Email)
 
 
-def make_routes(books: Books) -> list[Route]:
+def make_routes(books: Books, failpoints: Failpoints) -> list[Route]:
     """Charges, which honour an Idempotency-Key, and emails, which do not."""
 
     async def charge(request: Request) -> Response:
         call = decode_body(_CHARGE, await read_body(request))
-        headers = request.headers
-        return _respond(await books.charge(call, caller_of(headers), key_of(headers), not_after_s(headers)))
+        caller, key, not_after = caller_of(request.headers), key_of(request.headers), not_after_s(request.headers)
+        await failpoints.hit("provider.before_applying", call.account)
+        answer = await books.charge(call, caller, key, not_after)
+        if answer.outcome == "applied":  # what only repeats or refuses applies nothing
+            await failpoints.hit("provider.after_applying_before_answer", call.account)
+        return _respond(answer)
 
     async def email(request: Request) -> Response:
         call = decode_body(_EMAIL, await read_body(request))
-        return Response(await books.email(call, caller_of(request.headers)), 201, media_type=_JSON)
+        caller = caller_of(request.headers)
+        await failpoints.hit("provider.before_applying", call.account)
+        body = await books.email(call, caller)
+        await failpoints.hit("provider.after_applying_before_answer", call.account)
+        return Response(body, 201, media_type=_JSON)
 
     async def find(request: Request) -> Response:
         account, key = _parameter(request, "account"), check_key(_parameter(request, "idempotency_key"))
@@ -41,9 +51,9 @@ def make_routes(books: Books) -> list[Route]:
         return Response(msgspec.json.encode(await books.accounts()), media_type=_JSON)
 
     return [
-        Route("/v1/charges", charge, methods=["POST"]),
+        Route("/v1/charges", misbehaving(charge), methods=["POST"]),
         Route("/v1/charges", find, methods=["GET"]),
-        Route("/v1/emails", email, methods=["POST"]),
+        Route("/v1/emails", misbehaving(email), methods=["POST"]),
         Route("/v1/accounts", accounts, methods=["GET"]),
     ]
 

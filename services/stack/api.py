@@ -1,26 +1,26 @@
 """The supervisor's HTTP API: status for everyone on this machine, everything else for who holds the lab's token."""
 
 import asyncio
-import contextlib
 import hmac
-import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
 
-from services.failpoints.client import LONG_POLL_S
-from services.failpoints.grammar import FailpointError, parse
+from services.failpoints.grammar import FailpointError
+from services.stack.faults import Faults, NotAllowed, back, json_response
+from services.stack.nemesis import By
 from services.stack.parts import UnknownPart, find
 
 if TYPE_CHECKING:
     from services.stack.child import Child
     from services.stack.supervisor import Supervisor
 
+ACTIONS: Final = ("kill", "freeze", "thaw", "restart")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_POLL_S: Final = 0.05
 _STATUS: Final[dict[type[Exception], int]] = {
+    NotAllowed: 403,
     UnknownPart: 404,
     ProcessLookupError: 409,  # not running, not frozen: the right words at the wrong time
     FailpointError: 400,
@@ -48,7 +48,7 @@ def make_api(supervisor: "Supervisor") -> web.Application:
             return _error(next(status for kind, status in _STATUS.items() if isinstance(error, kind)), str(error))
 
     app = web.Application(middlewares=[guard], client_max_size=64 * 1024)
-    control, faults = _Control(supervisor), _Faults(supervisor)
+    control, faults = _Control(supervisor), Faults(supervisor)
     app.add_routes(
         [
             web.get("/status", control.status),
@@ -60,31 +60,23 @@ def make_api(supervisor: "Supervisor") -> web.Application:
             web.delete("/failpoints", faults.clear),
             web.get("/failpoints/armed", faults.armed),
             web.post("/failpoints/pass", faults.passed),
+            web.post("/faults/data", faults.data),
         ]
     )
     return app
 
 
-class _Target(msgspec.Struct, forbid_unknown_fields=True):
-    """Whom an action is for: `relay#0`, or all replicas of `relay`."""
+class _Order(msgspec.Struct, forbid_unknown_fields=True):
+    """Whom an action is for: `relay#0`, or all replicas of `relay`; all of them at once."""
 
-    name: str
+    names: list[str]
     hold: bool = False
+    by: By = "cli"
 
 
 class _Scale(msgspec.Struct, forbid_unknown_fields=True):
     name: str
     replicas: int
-
-
-class _Arming(msgspec.Struct, forbid_unknown_fields=True):
-    failpoint: str
-    action: str
-
-
-class _Pass(msgspec.Struct):
-    failpoint: str
-    process: str
 
 
 class _Control:
@@ -97,7 +89,7 @@ class _Control:
         children = [c for c in self._supervisor.children.values() if c.part.kind != "task" or c.state != "done"]
         required = [c for c in children if not c.part.optional]
         up = all(c.ready for c in required) and bool(required)
-        return _json(
+        return json_response(
             {
                 "state": "up" if up else "partial",
                 "processes": [_describe(c) for c in children],
@@ -110,111 +102,81 @@ class _Control:
 
     async def shutdown(self, _: web.Request) -> web.Response:
         self._supervisor.stopping.set()
-        return _json({"stopping": True})
+        return json_response({"stopping": True})
 
     async def act(self, request: web.Request) -> web.Response:
-        """Act on a process, or on all replicas of a part one after the other."""
-        target = msgspec.json.decode(await request.read(), type=_Target)
+        """Act on processes at once; on none of them when it cannot be done to one."""
+        order = msgspec.json.decode(await request.read(), type=_Order)
         action = request.match_info["action"]
-        part, replica = find(target.name)
-        if part.kind == "task":
-            raise UnknownPart(f"{target.name} is a task that has run, not a process")
-        children = [c for c in self._supervisor.of_part(part) if replica in (None, c.replica)]
-        if not children:
-            raise ProcessLookupError(f"{target.name} is not running: there is no such process in this lab now")
-        acted = [await self._one(action, child, hold=target.hold) for child in children]
-        return _json({"action": action, "processes": acted})
+        if action not in ACTIONS:
+            raise ValueError(f"unknown action {action!r}; the actions are {', '.join(ACTIONS)}")
+        children = self._children(order.names)
+        if refusals := [why for child in children if (why := _why_not(action, child))]:
+            raise ProcessLookupError("\n".join(refusals))
+        acted = [{"name": child.name, "pid": child.pid} for child in children]
+        await asyncio.gather(*(self._one(action, child, order) for child in children))
+        return json_response({"action": action, "processes": acted})
 
-    async def _one(self, action: str, child: "Child", *, hold: bool) -> dict[str, Any]:
-        before = child.pid
-        if action == "kill":
-            child.kill(hold=hold)
-        elif action == "freeze":
-            child.freeze()
-        elif action == "thaw":
+    def _children(self, names: list[str]) -> list["Child"]:
+        """The processes that the names stand for, each once. Raises with a sentence a name that is none."""
+        unknown: list[str] = []
+        absent: list[str] = []
+        found: dict[str, Child] = {}
+        for name in names:
+            try:
+                children = self._running(name)
+            except UnknownPart as error:
+                unknown.append(str(error))
+                continue
+            if not children:
+                absent.append(f"{name} is not running: there is no such process in this lab now")
+            found.update((child.name, child) for child in children)
+        if unknown:
+            raise UnknownPart("\n".join(unknown))
+        if absent or not found:
+            raise ProcessLookupError("\n".join(absent) or "no process is named")
+        return list(found.values())
+
+    def _running(self, name: str) -> list["Child"]:
+        part, replica = find(name)
+        if part.kind == "task":
+            raise UnknownPart(f"{name} is a task that has run, not a process")
+        return [child for child in self._supervisor.of_part(part) if replica in (None, child.replica)]
+
+    async def _one(self, action: str, child: "Child", order: _Order) -> None:
+        """Write down what is about to be done, do it, watch for its end."""
+        if action == "thaw":  # the end of a freeze, no fault of its own
             child.thaw()
-        elif action == "restart":
-            await child.restart()
+            return
+        nemesis, pid = self._supervisor.nemesis, child.pid
+        details = {"hold": True} if order.hold else {}
+        fault = nemesis.begin(action, child.name, order.by, pid=pid, **details)
+        if action == "freeze":
+            child.freeze()
+            nemesis.end_when(fault, lambda: child.pid != pid or child.state != "frozen")
+            return
+        if action == "kill":
+            child.kill(hold=order.hold)
         else:
-            raise ValueError(f"unknown action {action!r}; the actions are kill, freeze, thaw, restart")
-        self._supervisor.nemesis.write(action, child.name, pid=before, hold=hold)
-        self._supervisor.log.event("fault", fault=action, target=child.name, pid=before)
-        return {"name": child.name, "pid": before}
+            await child.restart()
+        nemesis.end_when(fault, back(child, pid))
 
     async def scale(self, request: web.Request) -> web.Response:
         wanted = msgspec.json.decode(await request.read(), type=_Scale)
         part, _ = find(wanted.name)
         await self._supervisor.scale(part, wanted.replicas)
-        return _json({"name": part.name, "replicas": len(self._supervisor.of_part(part))})
+        return json_response({"name": part.name, "replicas": len(self._supervisor.of_part(part))})
 
 
-class _Faults:
-    """Failpoints: what is armed, and what each pass shall do."""
-
-    def __init__(self, supervisor: "Supervisor") -> None:
-        self._supervisor = supervisor
-        self._registry = supervisor.failpoints
-        self._known: dict[str, int] = {}  # process -> version of the armed set that it has taken in
-        self._changed = asyncio.Event()  # of the armed set; a new one for each change
-
-    async def listing(self, _: web.Request) -> web.Response:
-        passes = [{"failpoint": f, "process": p, "passes": n} for (f, p), n in self._registry.passes.items()]
-        return _json({"allowed": self._supervisor.faults, "armed": self._registry.listing(), "passes": passes})
-
-    async def arm(self, request: web.Request) -> web.Response:
-        """Body `{"failpoint": name, "action": "kill nth=2"}`; answers when every running process knows."""
-        if not self._supervisor.faults:
-            return _error(403, "this lab was started without faults; `lab down` and `lab up --faults` allow them")
-        body = msgspec.json.decode(await request.read(), type=_Arming)
-        armed = parse(body.failpoint, body.action)
-        self._registry.arm(armed)
-        self._log("arm", armed.failpoint, action=body.action)
-        return _json({"armed": msgspec.to_builtins(armed), "known_to": await self._spread()})
-
-    async def clear(self, request: web.Request) -> web.Response:
-        name = request.query.get("failpoint")
-        cleared = self._registry.clear(name)
-        self._log("clear", name or "all")
-        return _json({"cleared": cleared, "known_to": await self._spread()})
-
-    async def armed(self, request: web.Request) -> web.Response:
-        """Long poll of a process: answers when the armed set is newer than `after`. Asking says what it knows."""
-        process, after = request.query.get("process", ""), int(request.query.get("after", ""))
-        self._known[process] = after
-        if after == self._registry.version:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), LONG_POLL_S)
-        return _json({"version": self._registry.version, "armed": self._registry.armed_for(process)})
-
-    async def passed(self, request: web.Request) -> web.Response:
-        """A process passes an armed failpoint and waits for what it shall do."""
-        body = msgspec.json.decode(await request.read(), type=_Pass)
-        process, failpoint = body.process, body.failpoint
-        decision = self._registry.decide(failpoint, process)
-        if decision.action != "go":
-            child = self._supervisor.children.get(process)
-            if decision.action == "kill" and child is not None:
-                child.expect_death()
-            pid = child.pid if child else None
-            self._log(f"failpoint.{decision.action}", process, failpoint=failpoint, pid=pid)
-        return _json(msgspec.to_builtins(decision))
-
-    async def _spread(self) -> list[str]:
-        """Wait, 5 s at most, until every ready process that follows failpoints has asked with the newest version."""
-        self._changed.set()
-        self._changed = asyncio.Event()
-        deadline = time.monotonic() + 5
-        while time.monotonic() < deadline:
-            ready = {c.name for c in self._supervisor.children.values() if c.state == "ready"}
-            following = ready & self._known.keys()
-            if all(self._known[name] == self._registry.version for name in following):
-                return sorted(following)
-            await asyncio.sleep(_POLL_S)
-        raise ProcessLookupError("armed, but not every process has taken it in within 5 s: is one frozen?")
-
-    def _log(self, fault: str, target: str, **fields: Any) -> None:
-        self._supervisor.nemesis.write(fault, target, **fields)
-        self._supervisor.log.event("fault", fault=fault, target=target, **fields)
+def _why_not(action: str, child: "Child") -> str:
+    """Why the action cannot be done to the process now; empty when it can."""
+    if action == "thaw" and child.state != "frozen":
+        return f"{child.name} is not frozen (it is {child.state})"
+    if action == "freeze" and child.state == "frozen":
+        return f"{child.name} is frozen already"
+    if child.pid is None and not (action == "restart" and child.state in ("held", "failed")):
+        return f"{child.name} is not running (it is {child.state})"
+    return ""
 
 
 def _describe(child: "Child") -> dict[str, Any]:
@@ -231,10 +193,6 @@ def _describe(child: "Child") -> dict[str, Any]:
         "optional": child.part.optional,
         "gloss": child.part.gloss,
     }
-
-
-def _json(document: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(document), content_type="application/json")
 
 
 def _error(status: int, text: str) -> web.Response:

@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from services.stack.home import Home
+from services.stack.nemesis import By
 
 
 class NotUp(Exception):
@@ -57,16 +58,26 @@ def status(home: Home) -> dict[str, Any]:
         return {"state": "down", "processes": [], "urls": {}}
 
 
-def act(home: Home, action: str, name: str, *, hold: bool = False) -> dict[str, Any]:
-    """Kill, freeze, thaw or restart a process or all replicas of a part."""
-    return call(home, "POST", f"/process/{action}", {"name": name, "hold": hold})
+def act(home: Home, action: str, *names: str, hold: bool = False, by: By = "cli") -> dict[str, Any]:
+    """Kill, freeze, thaw or restart processes, or all replicas of parts, at once; nothing is done if one refuses."""
+    return call(home, "POST", f"/process/{action}", {"names": names, "hold": hold, "by": by})
 
 
-def arm(home: Home, failpoint: str, action: str) -> dict[str, Any]:
+def failpoints(home: Home) -> dict[str, Any]:
+    """Whether faults are allowed, what is armed, and how often it was passed."""
+    return call(home, "GET", "/failpoints")
+
+
+def arm(home: Home, failpoint: str, action: str, *, by: By = "cli") -> dict[str, Any]:
     """Arm a failpoint in every process that has it."""
-    return call(home, "POST", "/failpoints", {"failpoint": failpoint, "action": action})
+    return call(home, "POST", "/failpoints", {"failpoint": failpoint, "action": action, "by": by})
 
 
 def clear(home: Home, failpoint: str | None = None) -> dict[str, Any]:
     """Disarm one failpoint or all."""
     return call(home, "DELETE", "/failpoints" + (f"?failpoint={quote(failpoint)}" if failpoint else ""))
+
+
+def note_data(home: Home, kind: str, topic: str, count: int, *, by: By = "cli") -> dict[str, Any]:
+    """Have the nemesis log say that records of a data fault were put onto a topic."""
+    return call(home, "POST", "/faults/data", {"kind": kind, "topic": topic, "count": count, "by": by})

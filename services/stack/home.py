@@ -52,6 +52,11 @@ class Home(msgspec.Struct, frozen=True):
         """The client ledger: what the load saw."""
         return self.path / "ledger"
 
+    @property
+    def nemesis_log(self) -> Path:
+        """Every fault, with its begin and its end."""
+        return self.run / "nemesis.jsonl"
+
     def log_file(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 

@@ -42,7 +42,7 @@ class Supervisor:
         self.faults = faults
         self.order = order_of_start(only)
         self.log = Log("supervisor", str(os.getpid()), str(home.log_file("supervisor")))
-        self.nemesis = NemesisLog(home.run / "nemesis.jsonl")
+        self.nemesis = NemesisLog(home.nemesis_log, seed, self.log)
         self.failpoints = Registry(seed)
         self.children: dict[str, Child] = {}
         self.stopping = asyncio.Event()
@@ -75,6 +75,7 @@ class Supervisor:
             await self.stopping.wait()
             sampler.cancel()
             await self._end_all()
+            self.nemesis.end_all("the lab")
             await runner.cleanup()
         with contextlib.suppress(FileNotFoundError):
             (self.home.run / "supervisor.json").unlink()

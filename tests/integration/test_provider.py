@@ -14,6 +14,8 @@ import asyncpg
 import msgspec
 import pytest
 
+from services.failpoints import Failpoints
+from services.failpoints.registry import Decision
 from services.http.database import Database
 from services.http.serving import make_app
 from services.provider.api import make_routes
@@ -21,7 +23,7 @@ from services.provider.openapi import describe
 from services.provider.store import Books
 from services.settings import Settings
 from services.stack.provision import SERVICES
-from tests.integration.processes import Answer, Client, apply, running, serving
+from tests.integration.processes import Answer, Client, apply, running, serving, until
 
 CHARGE = {"account": "a", "message_id": "m", "customer_id": "c-1", "amount_cents": 1999, "currency": "EUR"}
 EMAIL = {"account": "a", "message_id": "m", "customer_id": "c-1"}
@@ -50,10 +52,16 @@ class Provider(msgspec.Struct):
 
 
 @pytest.fixture
-async def provider(settings: Settings, database: str) -> AsyncIterator[Provider]:
+def failpoints() -> Failpoints:
+    """Those of a process without a supervisor."""
+    return Failpoints("provider", "", "", allowed=False)
+
+
+@pytest.fixture
+async def provider(settings: Settings, database: str, failpoints: Failpoints) -> AsyncIterator[Provider]:
     books = await apply(settings.postgres, database, SERVICES / "provider" / "schema.sql")
     pool = Database(settings.postgres, database, process="t", size=8)
-    app = make_app(make_routes(Books(pool, key_lifetime_s=3600)), pool, describe())
+    app = make_app(make_routes(Books(pool, key_lifetime_s=3600), failpoints), pool, describe())
     async with serving(app, pool) as client:
         yield Provider(client, books)
     await books.close()
@@ -189,6 +197,68 @@ async def test_bad_input_is_refused_by_name_and_changes_nothing(provider: Provid
     for time_s in ("soon", "nan", "-1", "1e3", "9" * 400):
         assert (await provider.charge(Lab_Not_After=time_s)).faulty == ["Lab-Not-After"]
     assert await provider.rows() == (0, 0)
+
+
+def misbehave(failpoints: Failpoints, name: str, account: str, decision: Decision) -> None:
+    """Arm without a supervisor: calls of one account do as `decision` says."""
+    told: Any = failpoints
+    told._armed = frozenset({name})
+    told._ask = lambda _, passing: decision if passing == account else Decision("go")
+
+
+@pytest.mark.parametrize("effect", ["charge", "email"])
+@pytest.mark.parametrize(("kind", "retry_after"), [("http_500", None), ("http_503", None), ("http_429", "1")])
+@pytest.mark.parametrize(("name", "applied"), [("before_applying", 0), ("after_applying_before_answer", 1)])
+async def test_it_fails_before_or_after_applying_for_one_account_alone(
+    provider: Provider, failpoints: Failpoints, name: str, applied: int, kind: str, retry_after: str | None, effect: str
+) -> None:
+    async def call(account: str) -> Answer:
+        if effect == "charge":
+            return await provider.charge({**CHARGE, "account": account}, key="k")
+        return await provider.post("/v1/emails", {**EMAIL, "account": account})
+
+    misbehave(failpoints, f"provider.{name}", "a", Decision("error", kind=kind))
+    failed = await call("a")
+    assert f"http_{failed.status}" == kind
+    assert failed.headers.get("Retry-After") == retry_after
+    assert failed.json["type"] == "urn:delivery-lab:problem:injected"
+    assert (await provider.rows())[0] == applied
+    assert (await call("b")).status == 201
+    assert (await provider.rows())[0] == applied + 1
+
+
+async def test_a_repeat_of_a_charge_that_failed_after_applying_is_answered(
+    provider: Provider, failpoints: Failpoints
+) -> None:
+    misbehave(failpoints, "provider.after_applying_before_answer", "a", Decision("error", kind="http_500"))
+    assert (await provider.charge(key="k")).status == 500
+    again = await provider.charge(key="k")  # applies nothing, so it does not pass the failpoint
+    assert (again.status, again.headers["Idempotent-Replayed"]) == (201, "true")
+    assert await provider.rows() == (1, 1)
+
+
+async def test_a_slow_provider_applies_what_its_client_no_longer_waits_for(
+    provider: Provider, failpoints: Failpoints
+) -> None:
+    misbehave(failpoints, "provider.before_applying", "a", Decision("delay", amount=300))
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(provider.charge(key="k"), 0.05)
+    assert await provider.rows() == (0, 0)
+
+    async def applied() -> bool:
+        return await provider.rows() == (1, 1)
+
+    await until(applied)
+
+
+async def test_clearing_ends_a_pause_under_way(provider: Provider, failpoints: Failpoints) -> None:
+    misbehave(failpoints, "provider.before_applying", "a", Decision("pause", amount=3600))
+    call = asyncio.create_task(provider.charge(key="k"))
+    await asyncio.wait({call}, timeout=0.3)
+    assert not call.done()
+    failpoints._armed = frozenset()
+    async with asyncio.timeout(5):
+        assert (await call).status == 201
 
 
 @pytest.fixture

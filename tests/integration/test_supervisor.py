@@ -383,19 +383,19 @@ def test_the_api_wants_its_token_and_bounds_what_it_reads(up: Home) -> None:
             return error.code, msgspec.json.decode(error.read())
 
     token = up.secret("token")
-    kill = b'{"name": "ledger"}'
+    kill = b'{"names": ["ledger"]}'
     assert answer("GET", "/status")[0] == 200
     for method, path in (
         ("POST", "/process/kill"), ("POST", "/shutdown"), ("POST", "/scale"), ("POST", "/failpoints"),
         ("DELETE", "/failpoints"), ("GET", "/failpoints"), ("POST", "/failpoints/pass"), ("POST", "/status"),
     ):  # fmt: skip
         assert answer(method, path, kill, "wrong")[0] in (401, 405), path
-    assert answer("POST", "/process/kill", b'{"name": "' + b"x" * 70_000 + b'"}', token)[0] == 413
+    assert answer("POST", "/process/kill", b'{"names": ["' + b"x" * 70_000 + b'"]}', token)[0] == 413
     assert answer("POST", "/process/kill", b"[", token)[0] == 400
-    assert answer("POST", "/process/kill", b'{"name": "ledger", "hold": "yes"}', token)[0] == 400
+    assert answer("POST", "/process/kill", b'{"names": ["ledger"], "hold": "yes"}', token)[0] == 400
     assert answer("POST", "/process/explode", kill, token)[0] == 400
-    assert answer("POST", "/process/kill", b'{"name": "nobody"}', token)[0] == 404
-    assert answer("POST", "/process/kill", b'{"name": "orders"}', token)[0] == 409
+    assert answer("POST", "/process/kill", b'{"names": ["nobody"]}', token)[0] == 404
+    assert answer("POST", "/process/kill", b'{"names": ["orders"]}', token)[0] == 409
     assert answer("POST", "/scale", b'{"name": "relay", "replicas": 9}', token)[0] == 400
     assert answer("GET", "/nowhere", b"", token)[0] == 404
     assert process(up, "ledger")["ready"]

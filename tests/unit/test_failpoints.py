@@ -2,12 +2,14 @@
 
 import pytest
 
+from services.failpoints import InjectedError
 from services.failpoints.grammar import Armed, FailpointError, parse
-from services.failpoints.names import FAILPOINTS
+from services.failpoints.names import COMMANDS, ERROR_KINDS, FAILPOINTS, ErrorKind
 from services.failpoints.registry import Decision, Registry
 from services.stack.parts import PARTS
 
 POINT = "process.after_record_before_commit"
+CHARGED = "provider.after_applying_before_answer"
 ALO, EO = "arm.at_least_once#0", "arm.effectively_once#0"
 
 
@@ -19,10 +21,12 @@ ALO, EO = "arm.at_least_once#0", "arm.effectively_once#0"
         ("pause:1.5 p=0.02", Armed(POINT, "pause", amount=1.5, p=0.02)),
         ("delay:20", Armed(POINT, "delay", amount=20)),
         ("error:timeout", Armed(POINT, "error", kind="timeout")),
+        ("error:http_429 p=0.5 count=3", Armed(POINT, "error", kind="http_429", p=0.5, count=3)),
     ],
 )
-def test_the_grammar_reads_what_the_design_names(text: str, armed: Armed) -> None:
+def test_the_grammar_reads_what_the_design_names_and_says_it_again(text: str, armed: Armed) -> None:
     assert parse(POINT, text) == armed
+    assert str(armed) == text
 
 
 @pytest.mark.parametrize(
@@ -39,6 +43,7 @@ def test_the_grammar_reads_what_the_design_names(text: str, armed: Armed) -> Non
         ("kill nth=1 nth=2", "nth=2"),
         ("kill often=yes", "often=yes"),
         ("kill arm=relay", "relay"),
+        ("kill arm=", "arm="),
     ],
 )
 def test_what_is_wrong_is_named(text: str, named: str) -> None:
@@ -51,8 +56,23 @@ def test_an_unknown_failpoint_is_an_error_that_lists_the_known_ones() -> None:
         parse("no.such", "kill")
 
 
-def test_every_owner_of_a_failpoint_is_a_part() -> None:
-    assert {owner for point in FAILPOINTS.values() for owner in point.owners} <= set(PARTS)
+def test_the_provider_fails_as_providers_do_and_for_whom_it_is_told_to() -> None:
+    assert parse(CHARGED, "error:http_500 arm=at_least_once").arm == "at_least_once"
+    with pytest.raises(FailpointError, match=r"timeout.*http_429"):
+        parse(CHARGED, "error:timeout")
+    with pytest.raises(FailpointError, match=r"arm=provider.*at_least_once"):
+        parse(CHARGED, "kill arm=provider")
+
+
+@pytest.mark.parametrize("kind", ERROR_KINDS)
+def test_an_injected_error_says_what_it_shall_be_taken_for(kind: ErrorKind) -> None:
+    error = InjectedError(POINT, kind)
+    assert (error.failpoint, error.kind) == (POINT, kind)
+    assert error.http_status == (int(kind[-3:]) if kind.startswith("http_") else None)
+
+
+def test_every_owner_of_a_failpoint_is_a_part_or_a_command() -> None:
+    assert {owner for point in FAILPOINTS.values() for owner in point.owners} <= {*PARTS, *COMMANDS}
 
 
 def test_nth_and_count_are_kept_over_the_death_of_the_process() -> None:
@@ -72,6 +92,32 @@ def test_a_pass_of_another_arm_does_not_count() -> None:
     assert registry.armed_for(ALO) == [POINT]
 
 
+def test_in_the_provider_the_account_of_a_call_says_whose_pass_it_is() -> None:
+    registry = Registry(seed=1)
+    registry.arm(parse(CHARGED, "error:http_500 count=1 arm=effectively_once"))
+    assert registry.armed_for("provider") == [CHARGED]
+    assert registry.decide(CHARGED, "provider", "at_least_once") == Decision("go")
+    assert registry.decide(CHARGED, "provider") == Decision("go")
+    assert registry.decide(CHARGED, "provider", "effectively_once") == Decision("error", kind="http_500")
+    assert registry.decide(CHARGED, "provider", "effectively_once") == Decision("go")
+    assert registry.spent() == [(CHARGED, "effectively_once")]
+    assert registry.counts((CHARGED, "effectively_once")) == {"passes": 2, "acted": 1}
+
+
+def test_a_lane_passes_for_its_arm() -> None:
+    registry = Registry(seed=1)
+    registry.arm(parse(POINT, "kill arm=at_least_once"))
+    assert registry.armed_for("retry.at_least_once") == [POINT]
+    assert registry.decide(POINT, "retry.at_least_once") == Decision("kill")
+
+
+def test_a_pass_of_an_undeclared_failpoint_is_an_error_and_counts_nowhere() -> None:
+    registry = Registry(seed=1)
+    with pytest.raises(FailpointError, match="unknown failpoint"):
+        registry.decide("no.such", ALO)
+    assert registry.passes == {}
+
+
 def test_the_same_seed_makes_the_same_choices() -> None:
     def choices(seed: int) -> list[str]:
         registry = Registry(seed)
@@ -87,7 +133,7 @@ def test_clearing_disarms_and_changes_the_version_that_processes_wait_for() -> N
     registry = Registry(seed=1)
     registry.arm(parse(POINT, "kill"))
     before = registry.version
-    assert registry.clear() == 1
+    assert registry.clear() == {(POINT, ""): {"passes": 0, "acted": 0}}
     assert registry.version > before
     assert registry.armed_for(ALO) == []
     assert registry.decide(POINT, ALO) == Decision("go")

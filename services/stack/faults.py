@@ -1,0 +1,172 @@
+"""Failpoints and data faults over HTTP: what is armed, what each pass shall do, and when each fault began and ended."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+import msgspec
+from aiohttp import web
+
+from services.failpoints.client import LONG_POLL_S
+from services.failpoints.grammar import FailpointError, check_name, parse
+from services.failpoints.names import DATA_FAULTS
+from services.failpoints.registry import Decision, Key
+from services.stack.nemesis import By
+
+if TYPE_CHECKING:
+    from services.stack.child import Child
+    from services.stack.supervisor import Supervisor
+
+_SPREAD_S: Final = 5.0
+_POLL_S: Final = 0.05
+
+
+class NotAllowed(Exception):
+    """The lab was started without faults."""
+
+    def __init__(self) -> None:
+        super().__init__("this lab was started without faults; `lab down` and `lab up --faults` allow them")
+
+
+class _Arming(msgspec.Struct, forbid_unknown_fields=True):
+    failpoint: str
+    action: str
+    by: By = "cli"
+
+
+class _Data(msgspec.Struct, forbid_unknown_fields=True):
+    kind: str
+    topic: str
+    count: int
+    by: By = "cli"
+
+
+class _Pass(msgspec.Struct):
+    failpoint: str
+    process: str
+    account: str = ""
+
+
+class Faults:
+    """The endpoints, and the window of each fault in the nemesis log."""
+
+    def __init__(self, supervisor: "Supervisor") -> None:
+        self._supervisor = supervisor
+        self._nemesis = supervisor.nemesis
+        self._registry = supervisor.failpoints
+        self._windows: dict[Key, str] = {}  # the fault of what is armed and not spent
+        self._known: dict[str, int] = {}  # process -> version of the armed set that it has taken in
+        self._changed = asyncio.Event()  # of the armed set; a new one for each change
+
+    async def listing(self, _: web.Request) -> web.Response:
+        """What is armed, and how often each place was passed while something was armed there."""
+        passes = [{"failpoint": f, "process": p, "passes": n} for (f, p), n in self._registry.passes.items()]
+        return json_response(
+            {
+                "allowed": self._supervisor.faults,
+                "seed": self._registry.seed,
+                "armed": self._registry.listing(),
+                "passes": passes,
+            }
+        )
+
+    async def arm(self, request: web.Request) -> web.Response:
+        """Body `{"failpoint": name, "action": "kill nth=2"}`; answers when every running process knows."""
+        self._check_allowed()
+        body = msgspec.json.decode(await request.read(), type=_Arming)
+        armed = parse(body.failpoint, body.action)
+        key = (armed.failpoint, armed.arm)
+        fault = self._nemesis.begin("arm", armed.failpoint, body.by, action=str(armed))
+        self._close({key: self._registry.counts(key)} if key in self._windows else {})
+        self._registry.arm(armed)
+        self._windows[key] = fault
+        return json_response({"armed": str(armed), "fault": fault, "known_to": await self._spread()})
+
+    async def clear(self, request: web.Request) -> web.Response:
+        """Disarm `?failpoint=NAME`, or all; answers when every running process knows."""
+        self._check_allowed()
+        name = request.query.get("failpoint")
+        if name is not None:
+            check_name(name)
+        gone = self._registry.clear(name)
+        self._close(gone)
+        cleared = [{"failpoint": failpoint, "arm": arm, **counts} for (failpoint, arm), counts in gone.items()]
+        return json_response({"cleared": cleared, "known_to": await self._spread()})
+
+    async def data(self, request: web.Request) -> web.Response:
+        """Write down what somebody put onto a topic: `{"kind": "poison", "topic": "orders.v1", "count": 1}`."""
+        self._check_allowed()
+        body = msgspec.json.decode(await request.read(), type=_Data)
+        if body.kind not in DATA_FAULTS:
+            raise FailpointError(f"unknown data fault {body.kind!r}; the kinds are {', '.join(DATA_FAULTS)}")
+        details = {"kind": body.kind, "count": body.count}
+        fault = self._nemesis.begin("data", body.topic, body.by, ended=time.time(), **details)
+        return json_response({"fault": fault})
+
+    async def armed(self, request: web.Request) -> web.Response:
+        """Long poll of a process: answers when the armed set is newer than `after`. Asking says what it knows."""
+        process, after = request.query.get("process", ""), int(request.query.get("after", ""))
+        self._known[process] = after
+        if after == self._registry.version:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), LONG_POLL_S)
+        return json_response({"version": self._registry.version, "armed": self._registry.armed_for(process)})
+
+    async def passed(self, request: web.Request) -> web.Response:
+        """A process passes an armed failpoint and waits for what it shall do."""
+        body = msgspec.json.decode(await request.read(), type=_Pass)
+        decision = self._registry.decide(body.failpoint, body.process, body.account)
+        if decision.action == "kill":
+            self._killed(body)
+        if decision.action != "go":
+            self._close_spent(decision)
+        return json_response(msgspec.to_builtins(decision))
+
+    def _killed(self, body: _Pass) -> None:
+        """Each kill is a fault of its own; other actions are counted by what armed them."""
+        child = self._supervisor.children.get(body.process)
+        if child is None:  # not a process of this lab: nobody restarts it
+            self._nemesis.begin("kill", body.process, "failpoint", ended=time.time(), failpoint=body.failpoint)
+            return
+        fault = self._nemesis.begin("kill", child.name, "failpoint", failpoint=body.failpoint, pid=child.pid)
+        self._nemesis.end_when(fault, back(child, child.pid))
+        child.expect_death()
+
+    def _close_spent(self, decision: Decision) -> None:
+        for key in self._registry.spent():
+            if key in self._windows:  # what it did last may last
+                self._close({key: self._registry.counts(key)}, after_s=decision.seconds)
+
+    def _close(self, gone: dict[Key, dict[str, int]], *, after_s: float = 0.0) -> None:
+        for key, counts in gone.items():
+            if (fault := self._windows.pop(key, None)) is not None:
+                self._nemesis.end(fault, after_s=after_s, **counts)
+
+    def _check_allowed(self) -> None:
+        if not self._supervisor.faults:
+            raise NotAllowed
+
+    async def _spread(self) -> list[str]:
+        """Wait, 5 s at most, until every ready process that follows failpoints has asked with the newest version."""
+        self._changed.set()
+        self._changed = asyncio.Event()
+        deadline = time.monotonic() + _SPREAD_S
+        while time.monotonic() < deadline:
+            ready = {c.name for c in self._supervisor.children.values() if c.state == "ready"}
+            following = ready & self._known.keys()
+            if all(self._known[name] == self._registry.version for name in following):
+                return sorted(following)
+            await asyncio.sleep(_POLL_S)
+        raise ProcessLookupError("armed, but not every process has taken it in within 5 s: is one frozen?")
+
+
+def back(child: "Child", pid: int | None) -> Callable[[], bool]:
+    """A condition: the process that had this pid has a successor that is ready, or will have none."""
+    return lambda: child.state == "stopped" or (child.ready and child.pid != pid)
+
+
+def json_response(document: Any) -> web.Response:
+    """A success."""
+    return web.Response(body=msgspec.json.encode(document), content_type="application/json")
