@@ -2,7 +2,7 @@
 
 import typer
 
-from lab import audit, demo, fault, load, stack
+from lab import audit, demo, dlq, fault, load, stack
 
 app = typer.Typer(
     name="lab",
@@ -18,6 +18,7 @@ for command in (
     stack.kill, stack.freeze, stack.thaw, stack.restart, stack.scale,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(dlq.app, name="dlq")
 app.add_typer(fault.app, name="fault")
 
 

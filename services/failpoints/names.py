@@ -55,6 +55,12 @@ FAILPOINTS: Final = {
             "the broker confirmed the whole batch",
             "the rows' removal from the outbox",
         ),
+        Failpoint(
+            "redrive.half_way",
+            (REDRIVE,),
+            "a batch of letters is marked, with its outbox rows, in one transaction",
+            "the next batch",
+        ),
         Failpoint("process.after_read", _ARMS, "a chunk was read and decoded", "any effect"),
         Failpoint(
             "process.after_reserve_before_charge",

@@ -1,0 +1,1 @@
+"""Dead letters as people use them: listed, shown, redriven, discarded. A letter is named ARM/NUMBER."""

@@ -1,0 +1,112 @@
+"""Redrive: a parked letter becomes an outbox row in the transaction that marks it, and the relay sends it to its arm.
+
+Died anywhere: a batch is redriven or it is not; done again, the command takes what is still parked.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Final
+from uuid import UUID, uuid4
+
+import msgspec
+
+from services.domain.forwarding import Forwarding, forwarded
+from services.domain.redrive import NO_ID, Redriven, key_as_text
+from services.domain.sharding import shard_of
+from services.letters.letters import ARMS, Selection, sql
+from services.letters.parked import Desk, Outcome, Parked, Tell, batches, with_originals
+
+MOST_ROUNDS: Final = 3
+LARGEST_BYTES: Final = 1_000_000  # what a producer sends: librdkafka's message.max.bytes
+
+
+async def redrive(
+    desk: Desk, selection: Selection, tell: Tell, *, window_s: float, force: bool = False, dry_run: bool = False
+) -> Outcome:
+    """Redrive the parked letters of a selection, batch by batch; `tell` hears of each.
+
+    Left out are those that need force: that came back too often, or that the arm's inbox may have forgotten
+    (`window_s`). Raises what asyncpg and confluent-kafka raise; what was changed by then stays changed.
+    """
+    outcome = Outcome(operation=f"redrive.{uuid4().hex[:12]}")
+    async for arm, letters in batches(desk, selection):
+        allowed = []
+        for letter in letters:
+            why = "" if force else objection(letter, datetime.now(UTC), window_s if ARMS[arm].dedups else None)
+            if why:
+                outcome.leave_out(letter, why)
+            else:
+                allowed.append(letter)
+        if dry_run:
+            outcome.changed += len(allowed)
+        else:
+            await _redrive(desk, arm, allowed, outcome)
+        tell(outcome)
+        await desk.failpoints.hit("redrive.half_way")
+    return outcome
+
+
+async def _redrive(desk: Desk, arm: str, letters: Sequence[Parked], outcome: Outcome) -> None:
+    there = await with_originals(desk, letters)
+    sent = [letter for letter in there if _size(letter) <= LARGEST_BYTES]
+    records = [_record(letter, outcome.operation) for letter in sent]
+    rows = await desk.database.fetch(
+        sql(arm, "redrive"),
+        [letter.name.number for letter in sent],
+        [letter.rounds for letter in sent],
+        [letter.message_id or NO_ID for letter in sent],
+        [shard_of(key_as_text(letter.key)) for letter in sent],
+        [key_as_text(letter.key) for letter in sent],
+        [letter.value for letter in sent],
+        [msgspec.json.encode(record).decode() for record in records],
+        desk.actor,
+        desk.why,
+        arm,
+    )
+    taken = {row["letter"] for row in rows}
+    outcome.changed += len(taken)
+    for letter in letters:
+        if letter.name.number not in taken:
+            outcome.leave_out(letter, _missing(letter, there, sent))
+
+
+def _missing(letter: Parked, there: Sequence[Parked], sent: Sequence[Parked]) -> str:
+    names = [one.name for one in there]
+    if letter.name not in names:
+        return f"is no longer at {letter.at}"
+    if letter.name not in [one.name for one in sent]:
+        return f"is larger than a producer sends ({LARGEST_BYTES} bytes)"
+    return "was changed by somebody else meanwhile"
+
+
+def _record(letter: Parked, operation: str) -> Redriven:
+    station = Forwarding(origin=letter.at, via="redrive", operation=operation)
+    return Redriven(
+        origin=str(letter.at),
+        key=letter.key,
+        null=letter.away and letter.value is None,
+        headers=forwarded(letter.headers, station),
+    )
+
+
+def _size(letter: Parked) -> int:
+    """What the record takes, about; of a kept value nothing is known but that it was sent before."""
+    headers = sum(len(name) + len(value or b"") + 8 for name, value in letter.headers)
+    return len(letter.key or b"") + len(letter.value or b"") + headers + 512
+
+
+def objection(letter: Parked, now: datetime, window_s: float | None) -> str:
+    """Why a letter is not redriven without force, or nothing. `window_s`: how long its arm's inbox knows an id."""
+    if letter.rounds >= MOST_ROUNDS:
+        return f"came back {letter.rounds} times: needs --force"
+    written = written_at(letter.message_id) or letter.first_failure
+    if window_s is not None and now - written > timedelta(seconds=window_s):
+        return f"is older than the dedup window ({timedelta(seconds=window_s)}): needs --force"
+    return ""
+
+
+def written_at(message_id: UUID | None) -> datetime | None:
+    """The time in a UUIDv7 (RFC 9562: 48 bits, milliseconds); None for any other id."""
+    if message_id is None or message_id.version != 7:
+        return None
+    return datetime.fromtimestamp((message_id.int >> 80) / 1000, UTC)
