@@ -1,7 +1,8 @@
 """One audit: every store read once, upstream to downstream, each later than the one before; then a second look.
 
 Reads are not atomic. In this order a message that moves on while the audit runs is seen where it was, or where it went,
-or in both, never in neither: it may be called waiting when it has just been applied, but not lost.
+or in both: it may be called waiting when it has just been applied, but not lost. What can go round (dead letters) is
+read first and last, and what still seems lost is looked for again in all places.
 """
 
 import asyncio
@@ -11,16 +12,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from services.auditor.evidence import Case, Describe, evidence_of, left_out, name_of, rows_of, trace_id
-from services.auditor.history import Holdings, Key, Published, PublishLook, key_of
-from services.auditor.judge import judge_accept, judge_process, judge_publish
+from services.auditor.applications import applications
+from services.auditor.evidence import Case, Describe, causes_of, evidence_of, left_out, name_of, rows_of, trace_id
+from services.auditor.history import Key, ProcessLook, Published, PublishLook, key_of
+from services.auditor.holding import Start, begin, finish
+from services.auditor.judge import judge_accept, judge_process, judge_publish, seem_lost
 from services.auditor.ledger import ClientLedger
 from services.auditor.stores import Stores, Unreachable, reaching
-from services.broker.reader import Bounds, Offsets, TopicReader, bounds, committed
+from services.broker.reader import Bounds, Offsets, TopicReader, bounds
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, ConsumerArm
 from services.domain.audit import AuditDocument, AuditRow, Evidence
-from services.domain.effects import EFFECTS
-from services.domain.messages import KINDS, Kind
+from services.domain.messages import KINDS, Coordinates, Kind
 from services.settings import Settings
 
 __all__ = ["Unreachable", "audit"]
@@ -61,11 +63,18 @@ class _Audit:
     async def carry_out(self, arms: Collection[ConsumerArm]) -> AuditDocument:
         begun, at = time.monotonic(), datetime.now(UTC)
         accept = await self._accept()
+        starts = [await begin(self._stores, arm) for arm in arms]
         first, limits = await self._look({})
-        process = [case for arm in arms for case in await self._process(arm, first.published)]
+        process = [
+            case
+            for arm, start in zip(arms, starts, strict=True)
+            for case in await self._process(arm, first.published, start)
+        ]
         second, _ = await self._look(limits.ends)
+        newer = second.published.places()
         for case in process:
             case.judgement.excuse(second.published.wanting(case.judgement.row.effect))
+            case.judgement.excuse(newer)
         truncated = {f"{topic}/{number}" for (topic, number), offset in limits.firsts.items() if offset > 0}
         publish = [await self._publish(kind, (first, second), truncated) for kind in KINDS]
         cases = [*accept, *publish, *process]
@@ -77,6 +86,7 @@ class _Audit:
             at=at,
             closes=not any(row.unexplained for row in rows),
             rows=rows,
+            dead_letter_causes=causes_of(cases),
             evidence=evidence,
             evidence_left_out=left_out(rows, evidence),
             run=self._stores.run,
@@ -135,21 +145,22 @@ class _Audit:
             await asyncio.to_thread(reader.close)
         return published
 
-    async def _process(self, arm: ConsumerArm, published: Published) -> list[Case]:
-        """Committed offsets, then what the arm holds, then what it did."""
+    async def _process(self, arm: ConsumerArm, published: Published, start: Start) -> list[Case]:
+        """What the arm holds, then what it did; and both again for what was seen in neither."""
         self._say(f"the arm {arm.name}")
-        with reaching("Kafka"):
-            offsets = await asyncio.to_thread(committed, self._kafka, arm.group)
-        letters = await self._stores.letters(arm)
-        holdings = Holdings(offsets, letters, await self._stores.emails(arm))
-        known = self._known(published)
+        holdings, known = await finish(self._stores, arm, start), self._known(published)
         cases = []
-        for effect in EFFECTS:
+        for effect in arm.effects:
             self._say(f"the arm {arm.name}, {effect}")
-            applied = await self._stores.applications(arm, effect, known)
+            reader = applications(self._stores, arm, effect, published, known)
+            first = second = ProcessLook(holdings, await reader.read())
+            suspects = seem_lost(effect, arm, published, first)
+            if suspects:
+                again = await finish(self._stores, arm, await begin(self._stores, arm))
+                second = ProcessLook(again, await reader.look_again(first.applied, suspects))
             row = AuditRow(hop="process", arm=arm.name, effect=effect)
-            judgement = judge_process(row, arm, published, holdings, applied)
-            cases.append(Case(judgement, _of_process(published, holdings, effect)))
+            judgement = judge_process(row, arm, published, (first, second), suspects)
+            cases.append(Case(judgement, _of_process(published, second, effect)))
         return cases
 
     def _known(self, published: Published) -> Collection[Key]:
@@ -191,10 +202,13 @@ def _of_publish(looks: tuple[PublishLook, PublishLook]) -> Describe:
     return describe
 
 
-def _of_process(published: Published, holdings: Holdings, effect: str) -> Describe:
+def _of_process(published: Published, look: ProcessLook, effect: str) -> Describe:
+    holdings = look.holdings
+
     def describe(key: Key) -> dict[str, Any]:
         copies = published.copies[key]
         reason = holdings.letter(key, copies) or (holdings.emails.get(key) if effect == "email" else None)
-        return {"message_id": name_of(key), "at": [str(copy) for copy in copies], "reason": reason}
+        at = copies or ([key] if isinstance(key, Coordinates) else [])  # an output that names no record that we know
+        return {"message_id": name_of(key), "at": [str(copy) for copy in at], "reason": reason}
 
     return describe

@@ -39,6 +39,15 @@ def rows_of(cases: Collection[Case]) -> list[AuditRow]:
     return list(rows.values())
 
 
+def causes_of(cases: Collection[Case]) -> dict[str, dict[str, int]]:
+    """By row name and cause: how many messages are dead-lettered."""
+    causes: dict[str, Counter[str]] = {}
+    for case in cases:
+        if case.judgement.causes:
+            causes.setdefault(case.judgement.row.name, Counter()).update(case.judgement.causes)
+    return {name: dict(counts) for name, counts in causes.items()}
+
+
 def evidence_of(cases: Collection[Case]) -> Iterator[Evidence]:
     """The listed messages, at most LISTED_AT_MOST a row and state."""
     given: Counter[tuple[str, str]] = Counter()

@@ -1,19 +1,22 @@
 """What was read, in forms that hold a million messages: multisets of message ids, and where each was seen."""
 
-from collections import Counter
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from functools import lru_cache
-from typing import Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 
 from services.domain.effects import Effect, parse_effects
+from services.domain.forwarding import ORIGIN
 from services.domain.messages import EFFECTS_HEADER, RUN_HEADER, Coordinates, Headers, message_id_of
 
 # A message: the 16 bytes of its id, or the coordinates of a record that carries none. What a provider was told is no
 # message id may be any text.
 Key = bytes | Coordinates | str
+
+_INJECTED: Final = "lab-injected"  # a header
+_CONFLICT: Final = "conflict"  # a letter's reason: the message's id with another payload
 
 
 def key_of(text: str) -> Key:
@@ -53,6 +56,10 @@ class Multimap(Generic[K, V]):
         """The distinct keys."""
         return self._first.keys()
 
+    def repeated(self) -> KeysView[K]:
+        """The keys that have several values."""
+        return self._more.keys()
+
 
 class Published:
     """The records that were read from the topics, by message."""
@@ -60,6 +67,7 @@ class Published:
     def __init__(self, run: str | None = None) -> None:
         self.run = run
         self.copies: Multimap[Key, Coordinates] = Multimap()
+        self.injected: set[Coordinates] = set()  # put there by a fault: no publisher arm owes or made them
         self.undecodable = 0  # records without a message id
         self._wanted: dict[str, set[Key]] = {}
 
@@ -72,6 +80,8 @@ class Published:
         self.undecodable += message_id is None
         key = at if message_id is None else message_id.bytes
         self.copies.add(key, at)
+        if _INJECTED in fields:
+            self.injected.add(at)
         if message_id is None:
             return
         for effect in _wanted(fields.get(EFFECTS_HEADER, b"record")):
@@ -79,12 +89,19 @@ class Published:
                 self._wanted.setdefault(effect, set()).add(key)
 
     def wanting(self, effect: str) -> Set[Key]:
-        """The distinct messages that want the effect; every message has a record."""
-        return self.copies.keys() if effect == "record" else self._wanted.get(effect, set())
+        """The distinct messages that want the effect; a record and an output are every message's."""
+        return self.copies.keys() if effect in ("record", "output") else self._wanted.get(effect, set())
 
     def count(self, key: Key, topic: str) -> int:
-        """How many copies of the message lie on the topic."""
-        return [at.topic for at in self.copies[key]].count(topic)
+        """How many copies of the message were published to the topic."""
+        copies = self.copies[key]
+        if self.injected:
+            copies = [at for at in copies if at not in self.injected]
+        return [at.topic for at in copies].count(topic)
+
+    def places(self) -> dict[Coordinates, Key]:
+        """Which message lies where. As large as the topics: made for who asks, and not kept."""
+        return {at: key for key in self.copies.keys() for at in self.copies[key]}  # noqa: SIM118  # no dict
 
 
 @lru_cache(maxsize=64)
@@ -162,39 +179,107 @@ class PublishLook(msgspec.Struct, frozen=True):
         return {key for key in ids if not count(key, topic) and key not in pending and key not in set_aside}
 
 
-class Letters(msgspec.Struct, frozen=True):
-    """Dead letters of one arm, with their reasons."""
+LetterState = Literal["parked", "redriven", "discarded"]
 
-    at: Mapping[Coordinates, str] = {}
-    of: Mapping[Key, str] = {}
+
+class Letter(msgspec.Struct, frozen=True):
+    """A dead letter: a redriven one holds nothing any more, what it became is in another place."""
+
+    state: LetterState
+    reason: str
+
+
+class Letters(msgspec.Struct, frozen=True):
+    """Dead letters of one arm, by the record that they are about, and by the message that they name."""
+
+    at: dict[Coordinates, Letter] = {}
+    of: dict[Key, Letter] = {}
+
+    def about(self, key: Key, copies: Sequence[Coordinates]) -> Sequence[Letter]:
+        """The letters that hold the message. A record in conflict with the others of its id holds itself alone."""
+        found = [self.at.get(at) for at in copies]
+        if any(found):
+            own = [letter for letter in found if letter is None or letter.reason != _CONFLICT]
+            return [letter for letter in own or found if letter is not None]
+        named = self.of.get(key)
+        return () if named is None or named.reason == _CONFLICT else (named,)
+
+
+class Redrives(msgspec.Struct, frozen=True):
+    """Letters of one arm that are in the outbox, by the records that they are about."""
+
+    queued: set[Coordinates] = set()
+    refused: dict[Coordinates, str] = {}  # set aside by the relay, with the reason
+
+    def add(self, at: Coordinates, reason: str | None) -> None:
+        """Take in one row."""
+        if reason is None:
+            self.queued.add(at)
+        else:
+            self.refused[at] = reason
 
 
 class Holdings(msgspec.Struct, frozen=True):
-    """What one arm has not applied, as its group's offsets and its tables say."""
+    """What one arm has not applied, as its groups' offsets, its topics and its tables say."""
 
     committed: Mapping[tuple[str, int], int] = {}
     letters: Letters = Letters()
-    emails: Mapping[Key, str] = {}  # pending, claimed, uncertain: rows that are not sent
+    emails: Mapping[Key, str] = {}  # pending, claimed, uncertain, refused: rows that are not sent
+    sent_on: Set[Coordinates] = frozenset()  # records that wait in a retry tier, for redelivery, or for the relay
 
     def ahead(self, copies: Sequence[Coordinates]) -> bool:
-        """Whether the group has a copy still before it. Without a commit it starts at the log's start."""
-        for at in copies:  # noqa: SIM110  # a generator costs as much again, and a million messages ask
+        """Whether a copy is still before the arm. A group without a commit starts at the log's start."""
+        for at in copies:
             if at.offset >= self.committed.get((at.topic, at.partition), 0):
+                return True
+            if self.sent_on and at in self.sent_on:
                 return True
         return False
 
-    def passed(self, copies: Sequence[Coordinates]) -> bool:
-        """Whether the group's committed offset is above every copy."""
-        return all(at.offset < self.committed.get((at.topic, at.partition), 0) for at in copies)
-
-    def letter(self, key: Key, copies: Sequence[Coordinates]) -> str | None:
-        """Why the message, or a copy of it, is a dead letter."""
-        if key in self.letters.of:
-            return self.letters.of[key]
-        for at in copies if self.letters.at else ():
-            if at in self.letters.at:
-                return self.letters.at[at]
+    def letter(self, key: Key, copies: Sequence[Coordinates], state: LetterState = "parked") -> str | None:
+        """Why the message, or a copy of it, is a dead letter in this state."""
+        for letter in self.letters.about(key, copies) if self.letters.at or self.letters.of else ():
+            if letter.state == state:
+                return letter.reason
         return None
 
+    def gone(self, key: Key, copies: Sequence[Coordinates]) -> bool:
+        """Whether the committed offset is above every copy, and none waits in another place or is a letter."""
+        passed = all(at.offset < self.committed.get((at.topic, at.partition), 0) for at in copies)
+        if not passed or not self.sent_on.isdisjoint(copies):
+            return False
+        return all(letter.state == "redriven" for letter in self.letters.about(key, copies))
 
-Applications = Counter[Key]
+
+class Applied(msgspec.Struct, frozen=True):
+    """How often one effect of one arm was applied."""
+
+    of: dict[Key, int]
+    at: dict[Coordinates, int] = {}  # by record, where a message has several and the arm promises per record
+
+    def records(self, copies: Iterable[Coordinates]) -> int:
+        """How many of the records were applied at all."""
+        return sum(at in self.at for at in copies)
+
+
+class ProcessLook(msgspec.Struct, frozen=True):
+    """One look at an arm and effect: first what it holds, then what it did."""
+
+    holdings: Holdings
+    applied: Applied
+
+
+def origin_of(headers: Headers) -> Coordinates | None:
+    """Where the arm first met a record that was sent on, as its headers say."""
+    for name, value in headers:
+        if name == ORIGIN:
+            return coordinates_of(value.decode(errors="replace"))
+    return None
+
+
+def coordinates_of(text: str) -> Coordinates | None:
+    """Parse topic/partition/offset; None for anything else."""
+    topic, *numbers = text.rsplit("/", 2)
+    if len(numbers) != 2 or not all(number.isdecimal() for number in numbers):
+        return None
+    return Coordinates(topic, int(numbers[0]), int(numbers[1]))

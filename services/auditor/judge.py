@@ -11,9 +11,10 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from services.auditor.history import Answers, Applications, Holdings, Intents, Key, Published, PublishLook
+from services.auditor.history import Answers, Intents, Key, LetterState, ProcessLook, Published, PublishLook
 from services.domain.arms import ConsumerArm
 from services.domain.audit import LISTED, NOT_APPLIED, AuditRow, State
+from services.domain.messages import Coordinates
 
 LISTED_AT_MOST: Final = 200  # messages of one row and state
 
@@ -27,6 +28,7 @@ class Judgement(msgspec.Struct, Generic[K]):
     listed: dict[State, list[K]]
     unexpected: set[K]
     applied: dict[K, int]  # of the listed and the unexpected
+    causes: Counter[str]  # of those that are dead-lettered
 
     def excuse(self, known: Iterable[K]) -> None:
         """Take back what was unexpected only because it was newer than the first look."""
@@ -46,18 +48,29 @@ def judge(
     *,
     unexpected: Iterable[K] = (),
     allowed: Callable[[K], int] = lambda _: 1,
+    short: Callable[[K], bool] = lambda _: False,
+    cause: Callable[[K], str] = lambda _: "",
 ) -> Judgement[K]:
-    """Put each expected message into exactly one state: the applied count decides first, then the order of the law."""
+    """Put each expected message into exactly one state: the applied count decides first, then the order of the law.
+
+    `allowed`: how many applications count as one. `short`: applied, but a record of it that was owed an application of
+    its own is lost; then the message is. `cause`: why a message is dead-lettered.
+    """
     queries = [(state, not_applied[state]) for state in NOT_APPLIED if state in not_applied]
     holding = [(state, query) for state, query in queries if state in ("waiting", "dead_lettered")]
     counts: Counter[State] = Counter()
+    causes: Counter[str] = Counter()
     listed: dict[State, list[K]] = {state: [] for state in LISTED}
     for key in expected:
         if count := applications(key):
             state = _applied(row, count, allowed(key))
             row.also_held += _first(holding, key) is not None
+            if short(key):
+                state = "lost"
         else:
             state = _first(queries, key) or "unexplained"
+            if state == "dead_lettered":
+                causes[cause(key)] += 1
         counts[state] += 1
         if state in listed and len(listed[state]) < LISTED_AT_MOST:
             listed[state].append(key)
@@ -67,7 +80,7 @@ def judge(
     row.unexplained = row.expected - row.accounted()
     ghosts = set(unexpected)
     applied = {key: applications(key) for key in chain(ghosts, *listed.values())}
-    return Judgement(row, listed, ghosts, applied)
+    return Judgement(row, listed, ghosts, applied, causes)
 
 
 def _first(queries: Iterable[tuple[State, Callable[[K], bool]]], key: K) -> State | None:
@@ -126,30 +139,63 @@ def judge_publish(
             "uncertain": lambda key: truncated and key in missing,
             "lost": lambda key: not truncated and key in missing,
         },
+        cause=lambda key: look(key).outbox.set_aside[key],
         unexpected=(key for key in first.published.copies.keys() - ids if first.published.count(key, topic)),
     )
 
 
 def judge_process(
-    row: AuditRow, arm: ConsumerArm, published: Published, holdings: Holdings, applied: Applications
+    row: AuditRow, arm: ConsumerArm, published: Published, looks: tuple[ProcessLook, ProcessLook], suspects: Set[Key]
 ) -> Judgement[Key]:
-    """The hop process of one arm and effect: what the topics ask for, against what the outside world has."""
-    expected, copies = published.wanting(row.effect), published.copies
-    emails = holdings.emails if row.effect == "email" else {}
+    """The hop process of one arm and effect: what the topics ask for, against what the outside world has. What seemed
+    lost at the first look is judged by the second.
+
+    An arm that promises per record may apply a message once for each of its records, and none twice; where it promises
+    no loss besides, it must.
+    """
+    expected, copies, (first, second) = published.wanting(row.effect), published.copies, looks
+    several = copies.repeated() if arm.per_record else ()
+
+    def look(key: Key) -> ProcessLook:
+        return second if key in suspects else first
+
+    def email(key: Key) -> str | None:
+        return look(key).holdings.emails.get(key) if row.effect == "email" else None
+
+    def letter(key: Key, state: LetterState = "parked") -> str | None:
+        return look(key).holdings.letter(key, copies[key], state)
 
     def lettered(key: Key) -> bool:
-        return holdings.letter(key, copies[key]) is not None
+        return letter(key) is not None or (email(key) == "refused" and letter(key, "discarded") is None)
 
     return judge(
         row,
         expected,
-        lambda key: applied.get(key, 0),
+        lambda key: look(key).applied.of.get(key, 0),
         {
-            "waiting": lambda key: holdings.ahead(copies[key]) or emails.get(key) == "pending",
+            "waiting": lambda key: look(key).holdings.ahead(copies[key]) or email(key) == "pending",
             "dead_lettered": lettered,
-            "uncertain": lambda key: key in emails,
-            "lost": lambda key: holdings.passed(copies[key]) and key not in emails and not lettered(key),
+            "discarded": lambda key: letter(key, "discarded") is not None,
+            "uncertain": lambda key: email(key) is not None,
+            "lost": lambda key: email(key) is None and look(key).holdings.gone(key, copies[key]),
         },
-        unexpected=applied.keys() - expected,
-        allowed=(lambda key: len(copies[key])) if arm.per_record else (lambda _: 1),
+        unexpected=first.applied.of.keys() - expected,
+        allowed=lambda key: max(1, look(key).applied.records(copies[key])) if key in several else 1,
+        short=lambda key: key in suspects and key in several and bool(_records_lost(second, copies[key])),
+        cause=lambda key: letter(key) or email(key) or "",
     )
+
+
+def seem_lost(effect: str, arm: ConsumerArm, published: Published, look: ProcessLook) -> set[Key]:
+    """The messages that one look saw nowhere; and those with a record that was owed an application and has none."""
+    copies, holdings, applied = published.copies, look.holdings, look.applied
+    emails = holdings.emails if effect == "email" else {}
+    absent = published.wanting(effect) - applied.of.keys()
+    found = {key for key in absent if key not in emails and holdings.gone(key, copies[key])}
+    if arm.per_record and "no_loss" in arm.promises.get(effect, ()):
+        found.update(key for key in copies.repeated() if _records_lost(look, copies[key]))
+    return found
+
+
+def _records_lost(look: ProcessLook, records: Iterable[Coordinates]) -> list[Coordinates]:
+    return [at for at in records if at not in look.applied.at and look.holdings.gone(at, (at,))]

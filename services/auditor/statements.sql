@@ -13,7 +13,12 @@ UNION ALL
 SELECT uuid_send(message_id), reason FROM outbox_set_aside;
 
 -- letters: dead letters of an arm
-SELECT topic, partition, "offset", uuid_send(message_id) AS id, reason FROM {schema}.dead_letters;
+SELECT topic, partition, "offset", uuid_send(message_id) AS id, state, reason FROM {schema}.dead_letters;
+
+-- redrives: letters of an arm that the relay has yet to carry, or has set aside with a reason
+SELECT coalesce(headers ->> 'origin', '') AS origin, NULL AS reason FROM outbox WHERE type = $1
+UNION ALL
+SELECT coalesce(headers ->> 'origin', ''), reason FROM outbox_set_aside WHERE type = $1;
 
 -- has_emails: whether the arm keeps its emails as rows
 SELECT to_regclass('{schema}.emails') IS NOT NULL AS there;
@@ -25,5 +30,13 @@ SELECT uuid_send(message_id) AS id, state FROM {schema}.emails WHERE state <> 's
 SELECT uuid_send(message_id) AS id, $1::text IS NULL OR run = $1 AS ours FROM {schema}.records
 WHERE status = 'applied';
 
+-- records_among: every application of the effect `record` to these messages, and the record that it was for
+SELECT uuid_send(message_id) AS id, topic, partition, "offset" FROM {schema}.records
+WHERE status = 'applied' AND message_id = ANY ($1::uuid[]);
+
 -- applications: of a charge or an email, in the provider's own store, which knows no runs
 SELECT message_id AS id, $1::text IS NULL AS ours FROM applications WHERE account = $2 AND effect = $3;
+
+-- applications_among: every application of a charge or an email to these messages, and the record that it was for
+SELECT message_id AS id, topic, partition, "offset" FROM applications
+WHERE account = $1 AND effect = $2 AND message_id = ANY ($3::text[]);

@@ -12,7 +12,7 @@ import asyncpg
 import msgspec
 from confluent_kafka import KafkaException
 
-from services.auditor.history import Applications, Intents, Key, Letters, Outbox, key_of
+from services.auditor.history import Intents, Key, Letter, Letters, Outbox, Redrives, coordinates_of, key_of
 from services.domain.arms import ConsumerArm
 from services.domain.messages import KINDS, Coordinates, Kind
 from services.settings import Settings
@@ -84,12 +84,22 @@ class Stores(msgspec.Struct, frozen=True):
 
     async def letters(self, arm: ConsumerArm) -> Letters:
         """The arm's dead letters, of every run."""
-        at: dict[Coordinates, str] = {}
-        of: dict[Key, str] = {}
+        found = Letters()
         async for rows in self._arm(arm, "letters"):
-            at.update((Coordinates(row[0], row[1], row[2]), row[4]) for row in rows)
-            of.update((row[3], row[4]) for row in rows if row[3] is not None)
-        return Letters(at, of)
+            for topic, partition, offset, key, state, reason in rows:
+                found.at[Coordinates(topic, partition, offset)] = letter = Letter(state, reason)
+                if key is not None and (key not in found.of or state == "parked"):
+                    found.of[key] = letter
+        return found
+
+    async def redrives(self, arm: ConsumerArm) -> Redrives:
+        """The arm's letters that are on their way to the relay, by the records that they are about."""
+        redrives = Redrives()
+        async for rows in _chunks(self.settings.postgres, "payments", _SQL["redrives"], arm.name):
+            for origin, reason in rows:
+                if (at := coordinates_of(origin)) is not None:
+                    redrives.add(at, reason)
+        return redrives
 
     async def emails(self, arm: ConsumerArm) -> dict[Key, str]:
         """The arm's emails that are rows and not sent; none for an arm that keeps no such rows."""
@@ -98,18 +108,35 @@ class Stores(msgspec.Struct, frozen=True):
             return {}
         return {row[0]: row[1] async for rows in self._arm(arm, "emails") for row in rows}
 
-    async def applications(self, arm: ConsumerArm, effect: str, known: Collection[Key]) -> Applications:
+    async def applications(self, arm: ConsumerArm, effect: str, known: Collection[Key]) -> Counter[Key]:
         """How often the arm applied the effect, by message: to those that are known, or that say the run themselves."""
         found: Counter[Key] = Counter()
         if effect == "record":
             async for rows in self._arm(arm, "records", self.run):
                 found.update(row[0] for row in rows if row[1] or row[0] in known)
             return found
-        chunks = _chunks(self.settings.ledger, "provider", _SQL["applications"], self.run, arm.name, effect)
-        async for rows in chunks:
+        async for rows in self._provider("applications", self.run, arm.name, effect):
             keys = ((key_of(row[0]), row[1]) for row in rows)
             found.update(key for key, ours in keys if ours or key in known)
         return found
+
+    async def applications_among(
+        self, arm: ConsumerArm, effect: str, messages: Iterable[Key]
+    ) -> list[tuple[Key, Coordinates]]:
+        """Every application of the effect to these messages, with the record that it was for."""
+        wanted = [UUID(bytes=key) for key in messages if isinstance(key, bytes)]
+        found: list[tuple[Key, Coordinates]] = []
+        if effect == "record":
+            async for rows in self._arm(arm, "records_among", wanted):
+                found += [(row[0], Coordinates(*row[1:])) for row in rows]
+            return found
+        names = [str(message_id) for message_id in wanted]
+        async for rows in self._provider("applications_among", arm.name, effect, names):
+            found += [(key_of(row[0]), Coordinates(*row[1:])) for row in rows]
+        return found
+
+    def _provider(self, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
+        return _chunks(self.settings.ledger, "provider", _SQL[statement], *arguments)
 
     def _producer(self, kind: Kind, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
         return _chunks(self.settings.postgres, kind.name, _SQL[statement], *arguments)

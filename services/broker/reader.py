@@ -9,6 +9,7 @@ from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
     ConsumerGroupTopicPartitions,
+    IsolationLevel,
     KafkaError,
     KafkaException,
     TopicPartition,
@@ -39,8 +40,9 @@ class Bounds(msgspec.Struct, frozen=True):
     ends: Offsets
 
 
-def bounds(bootstrap: str, topics: Iterable[str]) -> Bounds:
-    """Where the topics begin and end (the high watermark: open transactions are within).
+def bounds(bootstrap: str, topics: Iterable[str], *, stable: bool = False) -> Bounds:
+    """Where the topics begin and end: at the high watermark (open transactions are within), or where it is `stable`,
+    before the first open transaction.
 
     Raises KafkaException when the broker does not answer within 10 s or a topic is missing.
     """
@@ -49,11 +51,15 @@ def bounds(bootstrap: str, topics: Iterable[str]) -> Bounds:
     if missing := sorted(set(topics) - set(there)):
         raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"there is no topic {missing[0]}"))
     partitions = [(topic, number) for topic in topics for number in there[topic].partitions]
-    return Bounds(_offsets(admin, partitions, OffsetSpec.earliest()), _offsets(admin, partitions, OffsetSpec.latest()))
+    level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
+    firsts = _offsets(admin, partitions, OffsetSpec.earliest(), level)
+    return Bounds(firsts, _offsets(admin, partitions, OffsetSpec.latest(), level))
 
 
-def _offsets(admin: Any, partitions: Iterable[Partition], spec: Any) -> Offsets:
-    asked = admin.list_offsets({TopicPartition(*p): spec for p in partitions}, request_timeout=_WAIT_S)
+def _offsets(admin: Any, partitions: Iterable[Partition], spec: Any, level: Any) -> Offsets:
+    asked = admin.list_offsets(
+        {TopicPartition(*p): spec for p in partitions}, isolation_level=level, request_timeout=_WAIT_S
+    )
     return {(p.topic, p.partition): future.result().offset for p, future in asked.items()}
 
 
@@ -70,9 +76,12 @@ def committed(bootstrap: str, group: str) -> Offsets:
 
 
 class TopicReader:
-    """Reads partitions from their starts up to ends that were taken before, uncommitted records included."""
+    """Reads partitions from their starts up to ends that were taken before.
 
-    def __init__(self, bootstrap: str, starts: Offsets, ends: Offsets) -> None:
+    Uncommitted and aborted records are included; with `stable` they are not, and the ends must be stable ones.
+    """
+
+    def __init__(self, bootstrap: str, starts: Offsets, ends: Offsets, *, stable: bool = False) -> None:
         self._ends = {p: end for p, end in ends.items() if starts.get(p, 0) < end}
         self._consumer = Consumer(
             {
@@ -80,7 +89,7 @@ class TopicReader:
                 "group.id": "reader",  # the library asks for one; assign() without commits never uses it
                 "enable.auto.commit": False,
                 "enable.auto.offset.store": False,
-                "isolation.level": "read_uncommitted",
+                "isolation.level": "read_committed" if stable else "read_uncommitted",
                 "auto.offset.reset": "error",  # a record that is gone is said, never skipped
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 50,
@@ -110,7 +119,7 @@ class TopicReader:
         partition = (message.topic(), message.partition())
         error = message.error()
         if error is not None:
-            # the end of the partition: what lies between the last record and it are markers of transactions
+            # the end of the partition: what lies between the last record and it are markers, and aborted records
             if error.code() != KafkaError._PARTITION_EOF:
                 raise KafkaException(error)
             self._finish(partition)

@@ -82,6 +82,7 @@ class AuditDocument(msgspec.Struct, kw_only=True):
     at: datetime  # when the first store was read
     closes: bool  # no row has anything unexplained
     rows: list[AuditRow]
+    dead_letter_causes: dict[str, dict[str, int]]  # by row name and cause: messages in the state dead_lettered
     evidence: list[Evidence]
     evidence_left_out: dict[str, int]  # `row name/state`: messages in that state that are not listed
     run: str | None  # null: all runs

@@ -3,7 +3,7 @@
 A promise that had no chance to break proves nothing: it is INCONCLUSIVE, with the reason.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Final, Literal
 
 import msgspec
@@ -43,15 +43,22 @@ def promises_of(row: AuditRow) -> frozenset[Promise]:
     return CONSUMER_ARMS[row.arm].promises.get(row.effect, frozenset())
 
 
-def judge(row: AuditRow, chances: Chances) -> Judgement:
-    """Judge one row: a broken promise first, then a promise that was not put to the test."""
+def judge(
+    row: AuditRow, chances: Chances, *, causes: Mapping[str, int] = {}, declared: Collection[str] = ()
+) -> Judgement:
+    """Judge one row: a broken promise first, then a promise that was not put to the test.
+
+    `causes`: why its messages were dead-lettered. Those that the scenario has `declared` break nothing.
+    """
     promises = promises_of(row)
     named = tuple(sorted(promises))
     if not promises:
         return Judgement(named, None, "", "")
     tested = {promise: _tested(promise, row, chances) for promise in named}
     exercised = "; ".join(dict.fromkeys(how for how in tested.values() if how))
-    if broken := "; ".join(_broken(promises, row)):
+    undeclared = {cause: many for cause, many in causes.items() if cause not in declared}
+    letters = row.dead_lettered - sum(causes.values()) + sum(undeclared.values())
+    if broken := "; ".join(_broken(promises, row, letters, undeclared)):
         return Judgement(named, "FAIL", exercised, broken)
     if row.expected == 0:
         return Judgement(named, "INCONCLUSIVE", "", "nothing was expected")
@@ -66,7 +73,7 @@ def worst(verdicts: Iterable[Verdict | None]) -> Verdict:
     return max(given, key=_WORST_LAST.index, default="INCONCLUSIVE")
 
 
-def _broken(promises: frozenset[Promise], row: AuditRow) -> Iterable[str]:
+def _broken(promises: frozenset[Promise], row: AuditRow, letters: int, causes: Collection[str]) -> Iterable[str]:
     if row.unexplained:
         yield f"{row.unexplained} unexplained"
     if row.unexpected:
@@ -76,8 +83,9 @@ def _broken(promises: frozenset[Promise], row: AuditRow) -> Iterable[str]:
             yield f"{row.lost} lost"
         if row.waiting:
             yield f"{row.waiting} still waiting after the drain"
-        if row.dead_lettered:
-            yield f"{row.dead_lettered} dead-lettered without a declared cause"
+        if letters:
+            named = f" ({', '.join(sorted(causes))})" if causes else ""
+            yield f"{letters} dead-lettered without a declared cause{named}"
     if "no_duplicate" in promises and row.duplicated:
         yield f"{row.duplicated} duplicated"
 
@@ -91,9 +99,14 @@ def _tested(promise: Promise, row: AuditRow, chances: Chances) -> str:
             else (chances.replayed, "retries answered from the stored answer")
         )
         return f"{count} {what}" if count else ""
+    part = "relay" if row.hop == "publish" else f"arm.{row.arm}"
+    kills = chances.kills.get(part, 0)
+    killed = f"{kills} kills in its gaps" if kills else ""
     if promise == "no_loss":
-        part = "relay" if row.hop == "publish" else f"arm.{row.arm}"
-        kills = chances.kills.get(part, 0)
-        return f"{kills} kills in its gaps" if kills else ""
+        return killed
+    if not chances.duplicates_in_control:
+        return ""
+    if not CONSUMER_ARMS[row.arm].dedups:
+        return killed  # it meets no id again that it would know of: what could be done twice is in what a kill cut
     met = chances.met_again.get(row.arm, 0)
-    return f"{met} applied ids met again" if met and chances.duplicates_in_control else ""
+    return f"{met} applied ids met again" if met else ""

@@ -5,6 +5,7 @@ Every test has a run, an arm, a schema and a group of its own on the shared part
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from services.auditor.audit import Unreachable, audit
 from services.broker.reader import TopicReader, bounds
-from services.domain.arms import ConsumerArm
+from services.broker.topics import Topic, topics_of
+from services.domain.arms import ConsumerArm, Promise
 from services.domain.audit import AuditDocument, AuditRow, Evidence
+from services.domain.effects import EFFECTS
 from services.domain.messages import KINDS, ORDERS, Coordinates, Kind, record_headers
 from services.settings import Settings
 from services.storage.postgres import connect
@@ -40,11 +43,12 @@ class Message(msgspec.Struct, frozen=True):
 class World:
     """Writes what the services would write, row by row, so that a test can leave one thing out."""
 
-    def __init__(self, settings: Settings, ledger: Path) -> None:
+    def __init__(self, settings: Settings, ledger: Path, effects: Sequence[str] = EFFECTS, **kind: bool) -> None:
         self.settings = settings
         self.ledger = ledger
         self.run = f"audit-{uuid4().hex[:12]}"
-        self.arm = ConsumerArm(f"audited_{uuid4().hex[:12]}", "", {})
+        promises: dict[str, frozenset[Promise]] = {effect: frozenset({"no_loss"}) for effect in effects}
+        self.arm = ConsumerArm(f"audited_{uuid4().hex[:12]}", "", promises, **{"dead_letters": False, **kind})
         self.messages: list[Message] = []
         self.databases: dict[str, Any] = {}
         self._producer = Producer({"bootstrap.servers": settings.kafka})
@@ -59,6 +63,13 @@ class World:
             await self.databases["payments"].execute(text.replace("{schema}", self.arm.schema))
         # this arm doubles what a test wants doubled
         await self.payments("DROP INDEX {schema}.records_once")
+        if topics := list(topics_of(self.arm)):
+            await asyncio.to_thread(self._make, topics)
+
+    def _make(self, topics: Sequence[Topic]) -> None:
+        new = [NewTopic(topic.name, topic.partitions, 1) for topic in topics]
+        for future in self._admin.create_topics(new, operation_timeout=30).values():
+            future.result()
 
     async def close(self) -> None:
         for kind in KINDS:
@@ -66,6 +77,10 @@ class World:
                 ids = [message.id for message in self.messages]
                 await self.databases[kind.name].execute(f"DELETE FROM {table} WHERE message_id = ANY ($1)", ids)  # noqa: S608
         await self.payments("DROP SCHEMA {schema} CASCADE")
+        await self.payments("DELETE FROM outbox WHERE type = $1", self.arm.name)
+        if topics := [topic.name for topic in topics_of(self.arm)]:
+            for future in self._admin.delete_topics(topics, operation_timeout=30).values():
+                await asyncio.to_thread(future.result)
         await self.databases["provider"].execute("DELETE FROM applications WHERE account = $1", self.arm.name)
         for database in self.databases.values():
             await database.close()
@@ -97,10 +112,13 @@ class World:
 
     def publish(self, message_id: UUID, kind: Kind) -> Coordinates:
         """One record of the message more."""
-        extra = [("lab-effects", "record,charge,email"), ("lab-run", self.run)]
-        return self.produce(kind, record_headers(message_id=message_id, kind=kind, time=datetime.now(UTC), extra=extra))
+        return self.produce(kind.topic, self.headers(message_id, kind))
 
-    def produce(self, kind: Kind, headers: Headers) -> Coordinates:
+    def headers(self, message_id: UUID, kind: Kind) -> Headers:
+        extra = [("lab-effects", "record,charge,email"), ("lab-run", self.run)]
+        return record_headers(message_id=message_id, kind=kind, time=datetime.now(UTC), extra=extra)
+
+    def produce(self, topic: str, headers: Headers) -> Coordinates:
         """Any record, written when this returns."""
         at: list[Coordinates] = []
 
@@ -108,12 +126,16 @@ class World:
             assert error is None
             at.append(Coordinates(record.topic(), record.partition(), record.offset()))
 
-        reason = {} if kind is ORDERS else {"reason": "damaged"}
+        reason = {"reason": "damaged"} if topic.startswith("refunds") else {}
         value = {"order_id": uuid4().hex, "customer_id": "c", "amount_cents": 100, "currency": "EUR", **reason}
         data = msgspec.json.encode(value)
-        self._producer.produce(kind.topic, data, b"c", headers=list(headers), on_delivery=delivered)
+        self._producer.produce(topic, data, b"c", headers=list(headers), on_delivery=delivered)
         self._producer.flush(10)
         return at[0]
+
+    def send_on(self, message: Message, topic: str) -> Coordinates:
+        """The message's record once more, on a topic of the arm's own."""
+        return self.produce(topic, [*self.headers(message.id, message.kind), ("lab-origin", str(message.at).encode())])
 
     async def apply(self, message: Message, effect: str) -> None:
         """One application of the effect more."""
@@ -135,34 +157,44 @@ class World:
     async def payments(self, statement: str, *arguments: Any) -> None:
         await self.databases["payments"].execute(statement.replace("{schema}", self.arm.schema), *arguments)
 
-    async def dead_letter(self, at: Coordinates, message_id: UUID | None = None) -> None:
+    async def dead_letter(self, at: Coordinates, message_id: UUID | None = None, state: str = "parked") -> None:
         await self.payments(
-            """INSERT INTO {schema}.dead_letters (topic, partition, "offset", message_id, reason, detail, life)
-               VALUES ($1, $2, $3, $4, 'undecodable', '', gen_random_uuid())""",
-            at.topic, at.partition, at.offset, message_id,
+            """INSERT INTO {schema}.dead_letters (topic, partition, "offset", message_id, reason, detail, life, state)
+               VALUES ($1, $2, $3, $4, 'undecodable', '', gen_random_uuid(), $5)
+                   ON CONFLICT (topic, partition, "offset") DO UPDATE SET state = $5""",
+            at.topic, at.partition, at.offset, message_id, state,
+        )  # fmt: skip
+
+    async def redrive(self, at: Coordinates) -> None:
+        """The outbox row of a redriven letter; no relay owns its shard."""
+        await self.payments(
+            """INSERT INTO outbox (message_id, shard, key, type, payload, headers)
+               VALUES (gen_random_uuid(), 99, 'c', $1, '', jsonb_build_object('origin', $2::text))""",
+            self.arm.name, str(at),
         )  # fmt: skip
 
     async def commit(self) -> None:
         """The group has passed everything that is on the topics by now."""
-        ends = await asyncio.to_thread(bounds, self.settings.kafka, [kind.topic for kind in KINDS])
+        await self.pass_topics(self.arm.group, [kind.topic for kind in KINDS])
+
+    async def pass_topics(self, group: str, topics: Sequence[str]) -> None:
+        ends = await asyncio.to_thread(bounds, self.settings.kafka, topics)
         positions = [TopicPartition(*partition, offset) for partition, offset in ends.ends.items()]
-        request = [ConsumerGroupTopicPartitions(self.arm.group, positions)]
-        (done,) = self._admin.alter_consumer_group_offsets(request).values()
+        (done,) = self._admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(group, positions)]).values()
         await asyncio.to_thread(done.result)
 
     async def forget(self) -> None:
-        """The group has never committed."""
-        (done,) = self._admin.delete_consumer_groups([self.arm.group]).values()
-        await asyncio.to_thread(done.exception)  # of a group that is none, too
+        """The groups have never committed."""
+        for done in self._admin.delete_consumer_groups([self.arm.group, self.arm.lane_group]).values():
+            await asyncio.to_thread(done.exception)  # of a group that is none, too
 
     async def audit(self, say: Callable[[str], None] = lambda _: None) -> AuditDocument:
         return await audit(self.settings, self.run, ledger=self.ledger, arms=[self.arm], say=say)
 
 
-@pytest.fixture
-async def world(settings: Settings, tmp_path: Path) -> AsyncIterator[World]:
+@asynccontextmanager
+async def opened(made: World) -> AsyncIterator[World]:
     """Four orders and two refunds of which everything is as it should be."""
-    made = World(settings, tmp_path)
     await made.open()
     try:
         for kind in (ORDERS, ORDERS, ORDERS, ORDERS, *KINDS[1:] * 2):
@@ -171,6 +203,27 @@ async def world(settings: Settings, tmp_path: Path) -> AsyncIterator[World]:
         yield made
     finally:
         await made.close()
+
+
+@pytest.fixture
+async def world(settings: Settings, tmp_path: Path) -> AsyncIterator[World]:
+    """An arm without retries and letters."""
+    async with opened(World(settings, tmp_path)) as made:
+        yield made
+
+
+@pytest.fixture
+async def retrying(settings: Settings, tmp_path: Path) -> AsyncIterator[World]:
+    """An arm with retry tiers, letters and redelivery, whose lane has passed all that is there."""
+    async with opened(World(settings, tmp_path, ["record"], retries=True, dead_letters=True)) as made:
+        yield made
+
+
+@pytest.fixture
+async def putting_out(settings: Settings, tmp_path: Path) -> AsyncIterator[World]:
+    """An arm with an output topic, which promises per record."""
+    async with opened(World(settings, tmp_path, ["record", "output"], per_record=True)) as made:
+        yield made
 
 
 def row(document: AuditDocument, hop: str, effect: str) -> AuditRow:
@@ -320,7 +373,7 @@ async def test_an_email_row_without_an_email_is_waiting_or_uncertain(world: Worl
 
 
 async def test_a_record_that_cannot_be_decoded_is_known_by_its_coordinates(world: World) -> None:
-    at = world.produce(ORDERS, [("lab-run", world.run.encode())])
+    at = world.produce(ORDERS.topic, [("lab-run", world.run.encode())])
     await world.dead_letter(at)
     await world.commit()
     document = await world.audit()
@@ -350,6 +403,124 @@ async def test_what_happens_while_the_audit_runs_is_not_called_lost_or_unexpecte
     assert evidence(document) == []
     assert row(document, "publish", "publication").applied_once == 7
     assert row(document, "process", "record").expected == 6
+
+
+async def test_an_injected_record_is_owed_to_the_arm_and_not_by_the_publisher(world: World) -> None:
+    world.produce(ORDERS.topic, [*world.headers(world.messages[0].id, ORDERS), ("lab-injected", b"copy")])
+    stranger = uuid4()
+    world.produce(ORDERS.topic, [*world.headers(stranger, ORDERS), ("lab-injected", b"stranger")])
+    await world.commit()
+    document = await world.audit()
+    found = row(document, "publish", "publication")
+    assert found == AuditRow(hop="publish", arm="outbox", effect="publication", expected=6, applied_once=6)
+    assert {(item.state, item.message_id) for item in evidence(document)} == {("lost", str(stranger))}
+
+
+async def test_a_record_that_was_sent_on_waits_until_the_lane_has_passed_it(retrying: World) -> None:
+    victim, arm = retrying.messages[1], retrying.arm
+    await retrying.payments("DELETE FROM {schema}.records WHERE message_id = $1", victim.id)
+    for topic in (*arm.retry_topics, arm.redelivery_topic):
+        retrying.send_on(victim, topic)
+        found = row(await retrying.audit(), "process", "record")
+        assert (topic, found.waiting, found.lost, found.applied_once) == (topic, 1, 0, 5)
+        await retrying.pass_topics(arm.lane_group, [topic])
+    assert row(await retrying.audit(), "process", "record").lost == 1
+
+
+async def test_a_record_of_an_open_transaction_waits_and_one_of_an_aborted_does_not(retrying: World) -> None:
+    victim, topic = retrying.messages[1], retrying.arm.redelivery_topic
+    await retrying.payments("DELETE FROM {schema}.records WHERE message_id = $1", victim.id)
+    producer = Producer({"bootstrap.servers": retrying.settings.kafka, "transactional.id": topic})
+    producer.init_transactions(30)
+    producer.begin_transaction()
+    headers = [*retrying.headers(victim.id, victim.kind), ("lab-origin", str(victim.at).encode())]
+    producer.produce(topic, b"{}", headers=headers)
+    producer.flush(10)
+    assert row(await retrying.audit(), "process", "record").waiting == 1
+    producer.abort_transaction(30)
+    assert row(await retrying.audit(), "process", "record").lost == 1
+
+
+async def test_a_letter_is_dead_lettered_then_waits_for_its_redrive_and_is_lost_when_nothing_comes_of_it(
+    retrying: World,
+) -> None:
+    victim = retrying.messages[3]
+    await retrying.payments("DELETE FROM {schema}.records WHERE message_id = $1", victim.id)
+    await retrying.dead_letter(victim.at, victim.id)
+    document = await retrying.audit()
+    assert row(document, "process", "record").dead_lettered == 1
+    assert document.dead_letter_causes == {f"process/{retrying.arm.name}/record": {"undecodable": 1}}
+    await retrying.dead_letter(victim.at, victim.id, "redriven")
+    await retrying.redrive(victim.at)
+    assert row(await retrying.audit(), "process", "record").waiting == 1
+    await retrying.payments("DELETE FROM outbox WHERE type = $1", retrying.arm.name)
+    (named,) = evidence(await retrying.audit())
+    assert (named.state, named.message_id) == ("lost", str(victim.id))
+    await retrying.dead_letter(victim.at, victim.id, "discarded")
+    document = await retrying.audit()
+    assert (row(document, "process", "record").discarded, evidence(document)) == (1, [])
+
+
+async def test_a_letter_that_is_redriven_while_the_audit_runs_is_not_called_lost(retrying: World) -> None:
+    victim = retrying.messages[3]
+    await retrying.payments("DELETE FROM {schema}.records WHERE message_id = $1", victim.id)
+    await retrying.dead_letter(victim.at, victim.id)
+    loop, moved = asyncio.get_running_loop(), []
+
+    def say(text: str) -> None:
+        if text.startswith("the topics") and not moved:  # the letters have been read for the first time
+            moved.append(loop.create_task(retrying.dead_letter(victim.at, victim.id, "redriven")))
+
+    found = row(await retrying.audit(say), "process", "record")
+    assert (len(moved), found.waiting, found.lost) == (1, 1, 0)
+
+
+async def test_what_seems_lost_is_looked_for_again(retrying: World) -> None:
+    late, loop, moved = await retrying.seed(ORDERS, apply=False), asyncio.get_running_loop(), []
+    await retrying.commit()
+
+    def say(text: str) -> None:
+        if text.endswith(", record"):
+            moved.append(loop.call_later(0, lambda: moved.append(retrying.send_on(late, retrying.arm.retry_topics[0]))))
+
+    found = row(await retrying.audit(say), "process", "record")
+    assert (len(moved), found.waiting, found.lost) == (2, 1, 0)
+
+
+async def test_outputs_are_counted_by_the_record_that_they_came_from(putting_out: World) -> None:
+    world, topic = putting_out, putting_out.arm.output_topic
+    for message in world.messages:
+        world.send_on(message, topic)
+    copy = msgspec.structs.replace(world.messages[0], at=world.publish(world.messages[0].id, ORDERS))
+    await world.commit()
+    await world.apply(copy, "record")
+    document = await world.audit()
+    found = row(document, "process", "output")
+    assert (found.expected, found.lost, found.applied_once) == (6, 1, 5)  # of two records of an id one is owed
+    assert row(document, "process", "record").inherited == 1
+    world.send_on(copy, topic)
+    found = row(await world.audit(), "process", "output")
+    assert (found.applied_once, found.inherited, found.duplicated, found.lost) == (6, 1, 0, 0)
+    world.send_on(world.messages[1], topic)
+    world.produce(topic, [("lab-run", world.run.encode())])
+    found = row(await world.audit(), "process", "output")
+    assert (found.applied_once, found.duplicated, found.extra_applications, found.unexpected) == (5, 1, 1, 1)
+
+
+async def test_an_output_whose_transaction_was_aborted_is_none(putting_out: World) -> None:
+    world, victim = putting_out, putting_out.messages[0]
+    for message in world.messages[1:]:
+        world.send_on(message, world.arm.output_topic)
+    producer = Producer({"bootstrap.servers": world.settings.kafka, "transactional.id": world.arm.name})
+    producer.init_transactions(30)
+    headers = [*world.headers(victim.id, victim.kind), ("lab-origin", str(victim.at).encode())]
+    for end, lost in ((producer.abort_transaction, 1), (producer.commit_transaction, 0)):
+        producer.begin_transaction()
+        producer.produce(world.arm.output_topic, b"{}", headers=headers)
+        producer.flush(10)
+        assert row(await world.audit(), "process", "output").lost == 1
+        end(30)
+        assert row(await world.audit(), "process", "output").lost == lost
 
 
 async def test_keys_that_no_client_used_are_out_of_scope(world: World) -> None:

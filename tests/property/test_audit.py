@@ -1,14 +1,29 @@
 """Histories from a little model that knows what became of each message: the audit must find exactly that."""
 
 from collections import Counter
+from collections.abc import Collection
+from typing import Literal
 from uuid import UUID
 
 import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.auditor.history import Answers, Holdings, Intents, Key, Letters, Outbox, Published, PublishLook
-from services.auditor.judge import Judgement, judge_accept, judge_process, judge_publish
+from services.auditor.history import (
+    Answers,
+    Applied,
+    Holdings,
+    Intents,
+    Key,
+    Letter,
+    Letters,
+    LetterState,
+    Outbox,
+    ProcessLook,
+    Published,
+    PublishLook,
+)
+from services.auditor.judge import Judgement, judge_accept, judge_process, judge_publish, seem_lost
 from services.domain.arms import ConsumerArm
 from services.domain.audit import COUNTS, AuditRow
 from services.domain.messages import Coordinates
@@ -22,22 +37,59 @@ class Told(msgspec.Struct, frozen=True):
 
     published: Published
     holdings: Holdings
-    applied: Counter[Key]
+    applied: Applied
     truth: dict[Key, str]  # state
-    ahead: set[Key]  # messages with a copy that the group has not passed
+    held: set[Key]  # messages with a copy that waits somewhere
+
+    @property
+    def look(self) -> ProcessLook:
+        return ProcessLook(self.holdings, self.applied)
+
+
+class Fate(msgspec.Struct):
+    """What became of one record: where it is now, by what it went through since the arm has passed it."""
+
+    applied: int = 0
+    waits: bool = False
+    letter: LetterState | Literal[""] = ""
+
+
+STEPS = ("retry", "apply", "bury", "redrive", "replay", "consume", "discard")
 
 
 def key(number: int) -> bytes:
     return UUID(int=number).bytes
 
 
+def carry_out(steps: list[str]) -> Fate:
+    """The life of one record, a step at a time; a step that its place does not allow changes nothing."""
+    fate = Fate()
+    for step in steps:
+        in_hand = not fate.waits and fate.letter in ("", "redriven")
+        if step == "retry" and in_hand:
+            fate.waits = True
+        elif step == "consume":  # from a tier or a redelivery, by an arm that does nothing with it
+            fate.waits = False
+        elif step == "apply" and (in_hand or fate.waits):
+            fate.applied, fate.waits = fate.applied + 1, False
+        elif step == "bury" and (in_hand or fate.waits):
+            fate.letter, fate.waits = "parked", False
+        elif step == "redrive" and fate.letter == "parked":
+            fate.letter, fate.waits = "redriven", True
+        elif step == "replay":  # a copy beside whatever there is
+            fate.waits = True
+        elif step == "discard" and fate.letter == "parked":
+            fate.letter = "discarded"
+    return fate
+
+
 @st.composite
 def processes(draw: st.DrawFn, effect: str = "email") -> Told:
-    """Logs first, then how far the group is, then for each message a fate that its place allows."""
+    """Logs first, then how far the group is, then for each record a life, and for each message an email row."""
     logs = draw(st.lists(st.lists(st.integers(1, 8), max_size=6), min_size=PARTITIONS, max_size=PARTITIONS))
-    published, ahead = Published(), set[Key]()
+    published, ahead = Published(), set[Coordinates]()
     committed: dict[tuple[str, int], int] = {}
-    copies: dict[int, list[Coordinates]] = {}
+    fates: dict[int, dict[Coordinates, Fate]] = {}
     for partition, log in enumerate(logs):
         passed = draw(st.integers(0, len(log)))
         if passed or draw(st.booleans()):
@@ -45,41 +97,44 @@ def processes(draw: st.DrawFn, effect: str = "email") -> Told:
         for offset, number in enumerate(log):
             at = Coordinates(TOPIC, partition, offset)
             published.add(at, [("ce_id", str(UUID(int=number)).encode()), ("lab-effects", b"record,email")])
-            copies.setdefault(number, []).append(at)
+            fates.setdefault(number, {})[at] = carry_out(draw(st.lists(st.sampled_from(STEPS), max_size=6)))
             if offset >= passed:
-                ahead.add(key(number))
-    applied: Counter[Key] = Counter()
-    letters_at: dict[Coordinates, str] = {}
-    letters_of: dict[Key, str] = {}
-    emails: dict[Key, str] = {}
-    truth: dict[Key, str] = {}
-    for number, places in copies.items():
-        message = key(number)
-        fate = draw(st.sampled_from(["applied_once", "duplicated", "held"]))
-        lettered, by_id = draw(st.booleans()), draw(st.booleans())
-        if lettered and by_id:
-            letters_of[message] = "refused"
-        elif lettered:
-            letters_at[draw(st.sampled_from(places))] = "undecodable"
-        row = draw(st.sampled_from(["none", "pending", "claimed", "uncertain"])) if effect == "email" else "none"
-        if row != "none":
-            emails[message] = row
-        if fate != "held":
-            applied[message] = 1 if fate == "applied_once" else draw(st.integers(2, 5))
-            truth[message] = fate
-        elif message in ahead or row == "pending":
-            truth[message] = "waiting"
-        elif lettered:
-            truth[message] = "dead_lettered"
-        else:
-            truth[message] = "lost" if row == "none" else "uncertain"
-    return Told(published, Holdings(committed, Letters(letters_at, letters_of), emails), applied, truth, ahead)
+                ahead.add(at)
+    rows = st.sampled_from(["none", "pending", "claimed", "uncertain"]) if effect == "email" else st.just("none")
+    emails = {key(number): row for number in fates if (row := draw(rows)) != "none"}
+    lives = {at: fate for records in fates.values() for at, fate in records.items()}
+    letters = {at: Letter(fate.letter, "refused") for at, fate in lives.items() if fate.letter}
+    waiting = {at for at, fate in lives.items() if fate.waits}
+    at = {at: fate.applied for at, fate in lives.items() if fate.applied}
+    of = Counter({key(n): total for n, records in fates.items() if (total := sum(at.get(a, 0) for a in records))})
+    held = {key(number) for number, records in fates.items() if not (ahead | waiting).isdisjoint(records)}
+    truth = {
+        key(number): truth_of(of[key(number)], key(number) in held, records.values(), emails.get(key(number)))
+        for number, records in fates.items()
+    }
+    return Told(published, Holdings(committed, Letters(letters), emails, waiting), Applied(of, at), truth, held)
 
 
-def judged(told: Told, effect: str, *, per_record: bool = False) -> Judgement[Key]:
-    arm = ConsumerArm("tried", "", {}, per_record=per_record)
+def truth_of(applied: int, held: bool, records: Collection[Fate], email: str | None) -> str:
+    """The state of a message, from what became of its records."""
+    letters = {fate.letter for fate in records}
+    if applied:
+        return "applied_once" if applied == 1 else "duplicated"
+    if held or email == "pending":
+        return "waiting"
+    if "parked" in letters:
+        return "dead_lettered"
+    if "discarded" in letters:
+        return "discarded"
+    return "uncertain" if email else "lost"
+
+
+def judged(told: Told, effect: str, *, per_record: bool = False, lost_0: bool = False) -> Judgement[Key]:
+    promises = {effect: frozenset({"no_loss"})} if lost_0 else {}
+    arm = ConsumerArm("tried", "", promises, per_record=per_record)  # type: ignore[arg-type]
     row = AuditRow(hop="process", arm=arm.name, effect=effect)
-    judgement = judge_process(row, arm, told.published, told.holdings, told.applied)
+    suspects = seem_lost(effect, arm, told.published, told.look)
+    judgement = judge_process(row, arm, told.published, (told.look, told.look), suspects)
     judgement.settle()
     return judgement
 
@@ -95,20 +150,38 @@ def test_the_row_is_the_truth_of_the_model(told: Told) -> None:
     row = judged(told, "email").row
     truth = Counter(told.truth.values())
     assert closes(row)
-    for state in ("applied_once", "duplicated", "waiting", "dead_lettered", "uncertain", "lost"):
+    for state in ("applied_once", "duplicated", "waiting", "dead_lettered", "discarded", "uncertain", "lost"):
         assert getattr(row, state) == truth[state]
-    assert row.extra_applications == sum(count - 1 for count in told.applied.values())
+    assert row.extra_applications == sum(count - 1 for count in told.applied.of.values())
 
 
 @given(processes("record"))
-def test_a_message_with_a_copy_ahead_of_the_group_is_never_lost(told: Told) -> None:
-    assert told.ahead.isdisjoint(judged(told, "record").listed["lost"])
+def test_a_message_with_a_copy_that_waits_somewhere_is_never_lost(told: Told) -> None:
+    assert told.held.isdisjoint(judged(told, "record").listed["lost"])
+
+
+@given(processes("record"))
+def test_exactly_what_is_lost_is_looked_for_again(told: Told) -> None:
+    arm = ConsumerArm("tried", "", {})
+    lost = {message for message, state in told.truth.items() if state == "lost"}
+    assert seem_lost("record", arm, told.published, told.look) == lost
+
+
+@given(processes("record"))
+def test_what_the_second_look_finds_waiting_is_not_lost(told: Told) -> None:
+    every = {at for message in told.truth for at in told.published.copies[message]}
+    later = ProcessLook(msgspec.structs.replace(told.holdings, sent_on=every), Applied({}))
+    arm, row = ConsumerArm("tried", "", {}), AuditRow(hop="process", arm="tried", effect="record")
+    suspects = seem_lost("record", arm, told.published, told.look)
+    judge_process(row, arm, told.published, (told.look, later), suspects)
+    truth = Counter(told.truth.values())
+    assert (row.lost, row.waiting) == (0, truth["waiting"] + truth["lost"])
 
 
 @given(processes(), st.sets(st.integers(20, 30)))
 def test_a_ghost_is_counted_beside_and_changes_nothing_else(told: Told, ghosts: set[int]) -> None:
     before = judged(told, "email").row
-    told.applied.update(key(ghost) for ghost in ghosts)
+    told.applied.of.update((key(ghost), 1) for ghost in ghosts)
     after = judged(told, "email").row
     assert after.unexpected == len(ghosts)
     assert msgspec.structs.replace(after, unexpected=0) == before
@@ -118,7 +191,23 @@ def test_a_ghost_is_counted_beside_and_changes_nothing_else(told: Told, ghosts: 
 def test_applications_of_an_arm_that_promises_per_record_are_all_accounted_for(told: Told) -> None:
     row = judged(told, "record", per_record=True).row
     assert closes(row)
-    assert row.applied_once + row.duplicated + row.extra_applications + row.inherited == told.applied.total()
+    total = sum(told.applied.of.values())
+    assert row.applied_once + row.duplicated + row.extra_applications + row.inherited == total
+    assert row.extra_applications == sum(count - 1 for count in told.applied.at.values())
+
+
+@given(processes("record"))
+def test_a_record_that_is_lost_is_never_hidden_by_another_of_its_id_where_each_is_owed(told: Told) -> None:
+    row = judged(told, "record", per_record=True, lost_0=True).row
+    nowhere = [
+        message
+        for message in told.truth
+        for at in told.published.copies[message]
+        if at not in told.applied.at and told.holdings.gone(at, (at,))
+    ]
+    waits = [m for m in nowhere if m not in told.applied.of and told.truth[m] != "lost"]
+    assert closes(row)
+    assert row.lost == len(set(nowhere) - set(waits))
 
 
 @given(processes(), st.randoms(use_true_random=False))

@@ -1,6 +1,5 @@
 """Hand-written histories, each with the row that it must give: every state of every hop, every term of the law."""
 
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from uuid import UUID
@@ -8,9 +7,32 @@ from uuid import UUID
 import msgspec
 import pytest
 
-from services.auditor.evidence import Case, evidence_of, left_out, rows_of, trace_id
-from services.auditor.history import Answers, Holdings, Intents, Key, Letters, Outbox, Published, PublishLook, key_of
-from services.auditor.judge import LISTED_AT_MOST, judge, judge_accept, judge_process, judge_publish
+from services.auditor.evidence import Case, causes_of, evidence_of, left_out, rows_of, trace_id
+from services.auditor.history import (
+    Answers,
+    Applied,
+    Holdings,
+    Intents,
+    Key,
+    Letter,
+    Letters,
+    Outbox,
+    ProcessLook,
+    Published,
+    PublishLook,
+    coordinates_of,
+    key_of,
+    origin_of,
+)
+from services.auditor.judge import (
+    LISTED_AT_MOST,
+    Judgement,
+    judge,
+    judge_accept,
+    judge_process,
+    judge_publish,
+    seem_lost,
+)
 from services.auditor.ledger import ClientLedger
 from services.domain.arms import ConsumerArm
 from services.domain.audit import COUNTS, NOT_APPLIED, AuditRow
@@ -57,19 +79,30 @@ def process_row(
     effect: str = "record",
     arm: ConsumerArm = ARM,
 ) -> dict[str, int]:
-    row = AuditRow(hop="process", arm=arm.name, effect=effect)
-    multiset: Counter[Key] = Counter({key(number): count for number, count in applied.items()})
-    judgement = judge_process(row, arm, topic, holdings, multiset)
+    look = ProcessLook(holdings, Applied({key(number): count for number, count in applied.items()}))
+    judgement = process(topic, (look, look), effect, arm)
     judgement.settle()
     return counts(judgement.row)
+
+
+def process(
+    topic: Published, looks: tuple[ProcessLook, ProcessLook], effect: str = "record", arm: ConsumerArm = ARM
+) -> Judgement[Key]:
+    """The judgement of two looks: what the first saw nowhere, the second judges."""
+    row = AuditRow(hop="process", arm=arm.name, effect=effect)
+    return judge_process(row, arm, topic, looks, seem_lost(effect, arm, topic, looks[0]))
 
 
 def past(offset: int) -> dict[tuple[str, int], int]:
     return {(ORDERS, 0): offset}
 
 
-LETTER_AT_0 = Letters({at(0): "undecodable"}, {})
-LETTER_OF_1 = Letters({}, {key(1): "conflict"})
+PARKED = Letter("parked", "undecodable")
+REDRIVEN = Letter("redriven", "refused")
+DISCARDED = Letter("discarded", "refused")
+CONFLICT = Letter("parked", "conflict")
+LETTER_AT_0 = Letters({at(0): PARKED})
+LETTER_OF_1 = Letters({}, {key(1): PARKED})
 
 
 @pytest.mark.parametrize(
@@ -92,6 +125,66 @@ LETTER_OF_1 = Letters({}, {key(1): "conflict"})
         pytest.param(
             [1, 1], Holdings(past(2), LETTER_AT_0), {1: 1}, {"applied_once": 1, "also_held": 1}, id="conflict of a copy"
         ),
+        pytest.param([1], Holdings(past(1), Letters({at(0): DISCARDED})), {}, {"discarded": 1}, id="discarded"),
+        pytest.param(
+            [1], Holdings(past(1), Letters({at(0): DISCARDED})), {1: 1}, {"applied_once": 1}, id="applied, discarded"
+        ),
+        pytest.param(
+            [1, 1],
+            Holdings(past(2), Letters({at(0): DISCARDED, at(1): PARKED})),
+            {},
+            {"dead_lettered": 1},
+            id="dead-lettered before discarded",
+        ),
+        pytest.param(
+            [1], Holdings(past(1), Letters({at(0): REDRIVEN})), {}, {"lost": 1}, id="redriven, consumed and nowhere"
+        ),
+        pytest.param(
+            [1],
+            Holdings(past(1), Letters({at(0): REDRIVEN}), {}, {at(0)}),
+            {},
+            {"waiting": 1},
+            id="redriven",
+        ),
+        pytest.param(
+            [1], Holdings(past(1), Letters({at(0): REDRIVEN})), {1: 1}, {"applied_once": 1}, id="redriven and applied"
+        ),
+        pytest.param([1], Holdings(past(1), sent_on={at(0)}), {}, {"waiting": 1}, id="in a retry tier"),
+        pytest.param(
+            [1],
+            Holdings(past(1), sent_on={at(0)}),
+            {1: 1},
+            {"applied_once": 1, "also_held": 1},
+            id="applied, and a replay waits",
+        ),
+        pytest.param([1], Holdings(past(1), sent_on={at(5)}), {}, {"lost": 1}, id="another record in a retry tier"),
+        pytest.param(
+            [1, 1], Holdings(past(2), sent_on={at(1)}), {}, {"waiting": 1}, id="one copy lost, the other in a tier"
+        ),
+        pytest.param(
+            [1], Holdings(past(1), LETTER_AT_0, {}, {at(0)}), {}, {"waiting": 1}, id="a letter, replayed meanwhile"
+        ),
+        pytest.param(
+            [1, 1],
+            Holdings(past(2), Letters({at(1): CONFLICT}, {key(1): CONFLICT})),
+            {},
+            {"lost": 1},
+            id="the letter of another payload hides no loss",
+        ),
+        pytest.param(
+            [1],
+            Holdings(past(1), Letters({at(0): CONFLICT}, {key(1): CONFLICT})),
+            {},
+            {"dead_lettered": 1},
+            id="only the other payload is on the topic",
+        ),
+        pytest.param(
+            [1, 1],
+            Holdings(past(2), Letters({at(0): PARKED, at(1): CONFLICT})),
+            {},
+            {"dead_lettered": 1},
+            id="dead-lettered, and then a conflict",
+        ),
         pytest.param([1], Holdings(past(1)), {1: 1, 9: 2}, {"applied_once": 1, "unexpected": 1}, id="a ghost, twice"),
         pytest.param([], Holdings(), {}, {}, id="nothing"),
     ],
@@ -113,6 +206,7 @@ def test_a_record_is_in_one_state(
         ("claimed", 1, {1: 1}, {"applied_once": 1}),
         ("uncertain", 1, {1: 2}, {"duplicated": 1, "extra_applications": 1}),
         ("pending", 1, {1: 1}, {"applied_once": 1, "also_held": 1}),
+        ("refused", 1, {}, {"dead_lettered": 1}),
         (None, 1, {}, {"lost": 1}),
     ],
 )
@@ -151,20 +245,90 @@ def test_a_record_without_an_id_is_known_by_its_coordinates() -> None:
     assert process_row(topic, Holdings(past(2), LETTER_AT_0), {}, "charge") == {}
 
 
+PER_RECORD_LOST_0 = ConsumerArm("tried", "", {"output": frozenset({"no_loss"})}, per_record=True)
+WAITS, LETTER = {"waiting": 1}, {"dead_lettered": 1}
+
+
 @pytest.mark.parametrize(
-    ("copies", "applied", "expected"),
+    ("applied", "holdings", "at_most_once", "lost_0"),
     [
-        (2, 2, {"applied_once": 1, "inherited": 1}),
-        (2, 1, {"applied_once": 1}),
-        (2, 4, {"duplicated": 1, "extra_applications": 2, "inherited": 1}),
-        (1, 2, {"duplicated": 1, "extra_applications": 1}),
+        pytest.param((1, 1), Holdings(past(2)), {"applied_once": 1, "inherited": 1}, None, id="each once"),
+        pytest.param((2, 0), Holdings(past(2)), {"duplicated": 1, "extra_applications": 1},
+                     {"lost": 1, "extra_applications": 1}, id="one twice and one never hide each other"),
+        pytest.param((1, 0), Holdings(past(2)), {"applied_once": 1}, {"lost": 1}, id="one once and one never"),
+        pytest.param((0, 0), Holdings(past(2)), {"lost": 1}, None, id="none"),
+        pytest.param((3, 1), Holdings(past(2)),
+                     {"duplicated": 1, "extra_applications": 2, "inherited": 1}, None, id="one three times"),
+        pytest.param((1, 0), Holdings(past(1)), {"applied_once": 1, "also_held": 1}, None, id="one not reached yet"),
+        pytest.param((0, 1), Holdings(past(2), LETTER_AT_0), {"applied_once": 1, "also_held": 1}, None, id="a letter"),
+        pytest.param((1, 0), Holdings(past(2), sent_on={at(1)}), {"applied_once": 1, "also_held": 1}, None,
+                     id="one sent on"),
+        pytest.param((0, 1), Holdings(past(2), Letters({at(0): REDRIVEN})), {"applied_once": 1}, {"lost": 1},
+                     id="one redriven and lost"),
+        pytest.param((0, 0), Holdings(past(1)), WAITS, None, id="none, and one not reached yet"),
+        pytest.param((0, 0), Holdings(past(2), LETTER_AT_0), LETTER, None, id="none, and one a letter"),
+    ],
+)  # fmt: skip
+def test_an_arm_that_promises_per_record_owes_each_record_its_own(
+    applied: tuple[int, int], holdings: Holdings, at_most_once: dict[str, int], lost_0: dict[str, int] | None
+) -> None:
+    by_record = {at(offset): count for offset, count in enumerate(applied) if count}
+    done = Applied({key(1): sum(applied)} if any(applied) else {}, by_record)
+    look = ProcessLook(holdings, done)
+    for arm, expected in ((PER_RECORD, at_most_once), (PER_RECORD_LOST_0, lost_0 or at_most_once)):
+        judgement = process(published(1, 1), (look, look), "output", arm)
+        assert counts(judgement.row) == {"expected": 1, **expected}
+
+
+def test_the_second_look_judges_what_the_first_saw_nowhere_and_nothing_else() -> None:
+    nowhere = Holdings(past(3))
+    first = ProcessLook(nowhere, Applied({key(3): 1}))
+    second = ProcessLook(msgspec.structs.replace(nowhere, sent_on={at(0)}), Applied({key(2): 1, key(3): 9}))
+    row = process(published(1, 2, 3, start=0), (first, second)).row
+    assert counts(row) == {"expected": 3, "waiting": 1, "applied_once": 2}
+
+
+def test_the_causes_of_dead_letters_are_counted() -> None:
+    letters = Letters({at(0): PARKED, at(1): PARKED, at(2): Letter("parked", "attempts"), at(3): DISCARDED})
+    look = ProcessLook(Holdings(past(4), letters), Applied({key(2): 1}))
+    judgement = process(published(1, 2, 3, 4), (look, look))
+    assert judgement.causes == {"undecodable": 1, "attempts": 1}
+    judgement.row.arm = "one"
+    assert causes_of([Case(judgement, lambda _: {})]) == {"process/one/record": {"undecodable": 1, "attempts": 1}}
+
+
+def test_an_injected_record_is_left_out_of_the_publish_hop_and_taken_in_on_the_process_hop() -> None:
+    topic = published(1)
+    for offset, number in ((1, 1), (2, 7)):  # a copy, and a message that nobody promised
+        topic.add(at(offset), [*headers(number), ("lab-injected", b"copy")])
+    topic.add(at(3), [("lab-injected", b"poison")])
+    looks = (PublishLook(GONE, topic), PublishLook(GONE, Published()))
+    assert publish_row(looks) == {"expected": 1, "applied_once": 1}
+    assert process_row(topic, Holdings(past(4)), {1: 2}) == {
+        "expected": 3, "duplicated": 1, "extra_applications": 1, "lost": 2,
+    }  # fmt: skip
+
+
+def test_an_injected_copy_publishes_nothing() -> None:
+    topic = Published()
+    topic.add(at(0), [*headers(1), ("lab-injected", b"copy")])
+    looks = (PublishLook(GONE, topic), PublishLook(GONE, Published()))
+    assert publish_row(looks) == {"expected": 1, "lost": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("orders.v1/3/17", at(17, partition=3)),
+        ("a/b/0/1", Coordinates("a/b", 0, 1)),
+        ("orders.v1/x/1", None),
+        ("", None),
     ],
 )
-def test_an_arm_that_promises_per_record_inherits_what_it_owes_to_copies(
-    copies: int, applied: int, expected: dict[str, int]
-) -> None:
-    topic = published(*[1] * copies)
-    assert process_row(topic, Holdings(past(copies)), {1: applied}, arm=PER_RECORD) == {"expected": 1, **expected}
+def test_the_origin_of_a_record_that_was_sent_on_is_in_its_headers(text: str, found: Coordinates | None) -> None:
+    assert coordinates_of(text) == found
+    assert origin_of([("ce_id", b"1"), ("lab-origin", text.encode())]) == found
+    assert origin_of([("ce_id", b"1")]) is None
 
 
 def test_one_run_is_read_without_the_others() -> None:
@@ -266,18 +430,17 @@ def test_of_several_places_the_first_in_the_order_of_the_law_counts(first: int) 
 
 
 def test_a_ghost_that_a_later_look_explains_is_taken_back() -> None:
-    row = AuditRow(hop="process", arm="tried", effect="record")
-    judgement = judge_process(row, ARM, published(), Holdings(), Counter({key(7): 1, key(8): 1}))
+    look = ProcessLook(Holdings(), Applied({key(7): 1, key(8): 1}))
+    judgement = process(published(), (look, look))
     judgement.excuse(published(7).wanting("record"))
     judgement.settle()
-    assert (row.unexpected, judgement.listed["unexpected"]) == (1, [key(8)])
+    assert (judgement.row.unexpected, judgement.listed["unexpected"]) == (1, [key(8)])
 
 
 def test_evidence_names_the_message_its_copies_and_its_applications() -> None:
     topic = published(1, 1)
-    judgement = judge_process(
-        AuditRow(hop="process", arm="a", effect="record"), ARM, topic, Holdings(past(2)), Counter({key(1): 2})
-    )
+    look = ProcessLook(Holdings(past(2)), Applied({key(1): 2}))
+    judgement = process(topic, (look, look))
     judgement.settle()
     (item,) = evidence_of(
         [Case(judgement, lambda k: {"message_id": str(UUID(bytes=k)), "at": [str(c) for c in topic.copies[k]]})]
@@ -359,5 +522,5 @@ def test_an_answer_whose_call_was_cut_off_the_ledger_counts_as_an_attempt() -> N
 
 def test_a_group_has_passed_a_message_only_when_it_has_passed_every_copy() -> None:
     holdings, both = Holdings(past(1)), [at(0), at(1)]
-    assert (holdings.passed(both), holdings.passed(both[:1]), holdings.passed(both[1:])) == (False, True, False)
-    assert not holdings.passed([at(0, partition=1)])
+    assert [holdings.gone(key(1), copies) for copies in (both, both[:1], both[1:])] == [False, True, False]
+    assert not holdings.gone(key(1), [at(0, partition=1)])

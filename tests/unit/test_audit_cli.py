@@ -11,7 +11,9 @@ from typer.testing import CliRunner
 from lab import audit as command
 from lab.main import app
 from services.auditor.audit import Unreachable
+from services.domain.arms import ConsumerArm
 from services.domain.audit import COUNTS, AuditDocument, AuditRow, Evidence
+from services.stack import running
 from services.stack.home import Home
 
 FULL = AuditRow(hop="process", arm="effectively_once", effect="record", **dict.fromkeys(COUNTS, 123_456))
@@ -29,6 +31,7 @@ def document(
         at=datetime(2026, 1, 2, tzinfo=UTC),
         closes=closes,
         rows=list(rows),
+        dead_letter_causes={},
         evidence=list(evidence),
         evidence_left_out={"process/at_least_once/charge/lost": left_out} if left_out else {},
         run=None,
@@ -83,7 +86,8 @@ def test_the_exit_code_says_whether_the_law_closes_whatever_was_lost(
 ) -> None:
     answer = document(msgspec.structs.replace(CALM, lost=3), closes=closes, evidence=(LOST,))
 
-    async def audited(*_: object, **__: object) -> AuditDocument:
+    async def audited(*_: object, arms: tuple[ConsumerArm, ...], **__: object) -> AuditDocument:
+        assert [arm.name for arm in arms] == ["at_least_once"]
         return answer
 
     monkeypatch.setattr(command, "carry_out", audited)
@@ -116,4 +120,5 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
     Home.from_environment().create()
     monkeypatch.setattr(Home, "read_state", lambda _: {"pid": 1})
+    monkeypatch.setattr(running, "status", lambda _: {"parts": ["orders", "arm.at_least_once"]})
     return tmp_path

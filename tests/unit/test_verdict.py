@@ -58,6 +58,42 @@ def test_a_promise_that_had_no_chance_to_break_is_inconclusive(audited: AuditRow
     assert "no chance to break" in judgement.why
 
 
+@pytest.mark.parametrize(
+    ("declared", "verdict", "named"),
+    [
+        ((), "FAIL", "3 dead-lettered without a declared cause (refused, undecodable)"),
+        (("undecodable",), "FAIL", "1 dead-lettered without a declared cause (refused)"),
+        (("undecodable", "refused"), "PASS", ""),
+    ],
+)
+def test_only_causes_that_the_scenario_declares_may_be_dead_lettered(
+    declared: tuple[str, ...], verdict: str, named: str
+) -> None:
+    judgement = judge(
+        row(applied_once=7, dead_lettered=3), CHANCES, causes={"undecodable": 2, "refused": 1}, declared=declared
+    )
+    assert (judgement.verdict, judgement.why) == (verdict, named)
+
+
+def test_dead_letters_whose_cause_is_not_known_are_not_declared() -> None:
+    judgement = judge(row(applied_once=9, dead_lettered=1), CHANCES, declared=("undecodable",))
+    assert judgement.verdict == "FAIL"
+
+
+def test_an_arm_without_dedup_is_put_to_the_test_by_kills_in_its_gaps() -> None:
+    audited = row(arm="at_most_once", applied_once=5, lost=5)
+    assert judge(audited, CHANCES).verdict == "INCONCLUSIVE"
+    killed = msgspec.structs.replace(CHANCES, kills={"arm.at_most_once": 1})
+    assert judge(audited, killed).verdict == "PASS"
+    assert judge(row(arm="at_most_once", applied_once=9, duplicated=1), killed).verdict == "FAIL"
+    assert judge(audited, msgspec.structs.replace(killed, duplicates_in_control=0)).verdict == "INCONCLUSIVE"
+
+
+def test_a_row_without_a_promise_has_no_verdict() -> None:
+    audited = row(arm="effectively_once", effect="unknown", applied_once=1, lost=9)
+    assert judge(audited, CHANCES).verdict is None
+
+
 def test_the_runs_verdict_is_the_worst_and_none_at_all_proves_nothing() -> None:
     assert worst(["PASS", None, "PASS"]) == "PASS"
     assert worst(["PASS", "INCONCLUSIVE"]) == "INCONCLUSIVE"

@@ -1,0 +1,92 @@
+"""How often an arm applied an effect, from where the outside world keeps it: a table, the provider, an output topic."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from services.auditor.history import Applied, Key, Published, origin_of
+from services.auditor.stores import Stores, reaching
+from services.broker.reader import Offsets, TopicReader, bounds
+from services.domain.arms import ConsumerArm
+from services.domain.messages import RUN_HEADER, Coordinates
+
+
+class Applications(Protocol):
+    """One effect of one arm."""
+
+    async def read(self) -> Applied:
+        """Everything there is."""
+
+    async def look_again(self, first: Applied, keys: Collection[Key]) -> Applied:
+        """Newer counts of these messages."""
+
+
+def applications(
+    stores: Stores, arm: ConsumerArm, effect: str, published: Published, known: Collection[Key]
+) -> Applications:
+    """The reader of an arm's effect. `known`: whom an effect that names no run may belong to."""
+    if effect == "output":
+        return _InTopic(stores, arm, published)
+    return _InStore(stores, arm, effect, published, known)
+
+
+class _InStore:
+    def __init__(
+        self, stores: Stores, arm: ConsumerArm, effect: str, published: Published, known: Collection[Key]
+    ) -> None:
+        self._stores, self._arm, self._effect, self._known = stores, arm, effect, known
+        self._several = published.copies.repeated() if arm.per_record else ()
+
+    async def read(self) -> Applied:
+        of = await self._stores.applications(self._arm, self._effect, self._known)
+        detailed = await self._records(self._several)
+        return Applied(of, Counter(at for _, at in detailed))
+
+    async def look_again(self, first: Applied, keys: Collection[Key]) -> Applied:
+        found = await self._records(keys)
+        return Applied(Counter(key for key, _ in found), Counter(at for key, at in found if key in self._several))
+
+    async def _records(self, keys: Collection[Key]) -> list[tuple[Key, Coordinates]]:
+        return await self._stores.applications_among(self._arm, self._effect, keys) if keys else []
+
+
+class _InTopic:
+    """Counted by the record that each output came from, as its readers see them: committed transactions only."""
+
+    def __init__(self, stores: Stores, arm: ConsumerArm, published: Published) -> None:
+        self._kafka, self._run, self._topic = stores.settings.kafka, stores.run, arm.output_topic
+        self._published = published
+        self._ends: Offsets = {}
+
+    async def read(self) -> Applied:
+        with reaching("Kafka"):
+            return self._by_message(await asyncio.to_thread(self._news))
+
+    async def look_again(self, first: Applied, keys: Collection[Key]) -> Applied:
+        with reaching("Kafka"):
+            news = self._by_message(await asyncio.to_thread(self._news))
+        several = [at for key in keys for at in self._published.copies[key]]
+        return Applied(
+            Counter({key: count for key in keys if (count := first.of.get(key, 0) + news.of.get(key, 0))}),
+            Counter({at: count for at in several if (count := first.at.get(at, 0) + news.at.get(at, 0))}),
+        )
+
+    def _news(self) -> Counter[Coordinates]:
+        """How often each record was put out since the last look; what names none is known by its own place."""
+        starts, self._ends = self._ends, bounds(self._kafka, [self._topic], stable=True).ends
+        reader, found = TopicReader(self._kafka, starts, self._ends, stable=True), Counter[Coordinates]()
+        try:
+            while records := reader.read():
+                for record in records:
+                    if self._run in (None, dict(record.headers).get(RUN_HEADER, b"").decode(errors="replace")):
+                        found[origin_of(record.headers) or record.at] += 1
+        finally:
+            reader.close()
+        return found
+
+    def _by_message(self, origins: Mapping[Coordinates, int]) -> Applied:
+        of, places, several = Counter[Key](), self._published.places(), self._published.copies.repeated()
+        for at, count in origins.items():
+            of[places.get(at, at)] += count
+        return Applied(of, {at: count for at, count in origins.items() if places.get(at) in several})

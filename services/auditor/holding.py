@@ -1,0 +1,70 @@
+"""What an arm holds: read along the way that a record takes through its places, each later than the one before.
+
+A letter may go round (parked, redriven, carried, sent on, parked again), so letters are read first and last: what was
+parked when the audit began and is redriven when it ends was on its way, and waits.
+"""
+
+import asyncio
+
+import msgspec
+
+from services.auditor.history import Holdings, Letter, Letters, Redrives, origin_of
+from services.auditor.stores import Stores, reaching
+from services.broker.reader import Offsets, Record, TopicReader, bounds, committed
+from services.domain.arms import ConsumerArm
+from services.domain.messages import Coordinates
+
+
+class Start(msgspec.Struct, frozen=True):
+    """The places that are read before all others."""
+
+    letters: Letters
+    redrives: Redrives
+
+
+async def begin(stores: Stores, arm: ConsumerArm) -> Start:
+    """The letters, then what the relay has yet to carry of them."""
+    return Start(await stores.letters(arm), await stores.redrives(arm))
+
+
+async def finish(stores: Stores, arm: ConsumerArm, start: Start) -> Holdings:
+    """Committed offsets, then the records that were sent on, then letters and emails."""
+    with reaching("Kafka"):
+        offsets = await asyncio.to_thread(committed, stores.settings.kafka, arm.group)
+        forwarded = await asyncio.to_thread(_sent_on, stores.settings.kafka, arm)
+    letters = await stores.letters(arm)
+    moving = {at for at, letter in letters.at.items() if letter.state == "redriven" and _was_parked(start, at)}
+    for at, reason in start.redrives.refused.items():
+        if at in letters.at and letters.at[at].state == "redriven":
+            letters.at[at] = Letter("parked", reason)
+    return Holdings(offsets, letters, await stores.emails(arm), start.redrives.queued | moving | forwarded)
+
+
+def _was_parked(start: Start, at: Coordinates) -> bool:
+    letter = start.letters.at.get(at)
+    return letter is not None and letter.state == "parked"
+
+
+def _sent_on(kafka: str, arm: ConsumerArm) -> set[Coordinates]:
+    """The origins of the records that lie before the arm in its retry tiers and its redelivery topic."""
+    topics = [topic for topic in (*arm.retry_topics, arm.redelivery_topic) if topic]
+    if not topics:
+        return set()
+    # offsets first: what moves on from one of these topics to another is then seen in at least one of them
+    offsets = committed(kafka, arm.lane_group if arm.retries else arm.group)
+    stable, last = bounds(kafka, topics, stable=True), bounds(kafka, topics)
+    starts = {place: max(offsets.get(place, 0), first) for place, first in last.firsts.items()}
+    waiting = _read(kafka, starts, stable.ends, stable=True)
+    # an open transaction may yet be committed: until then its records wait
+    waiting += _read(kafka, {p: max(starts[p], end) for p, end in stable.ends.items()}, last.ends, stable=False)
+    return {origin_of(record.headers) or record.at for record in waiting}
+
+
+def _read(kafka: str, starts: Offsets, ends: Offsets, *, stable: bool) -> list[Record]:
+    reader, found = TopicReader(kafka, starts, ends, stable=stable), list[Record]()
+    try:
+        while records := reader.read():
+            found += records
+    finally:
+        reader.close()
+    return found
