@@ -140,5 +140,11 @@ CONSUMER_ARMS: Final = {
             per_record=True,
             commits_first=True,
         ),
+        ConsumerArm(
+            "stock_faust",
+            "the tutorial's loop, nothing added",
+            {"record": _NOTHING, "charge": _NOTHING, "email": _NOTHING},
+            dead_letters=False,
+        ),
     )
 }

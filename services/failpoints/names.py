@@ -40,7 +40,8 @@ _AT_LEAST_ONCE: Final = "arm.at_least_once"
 _EFFECTIVELY_ONCE: Final = "arm.effectively_once"
 _EFFECTIVE: Final = (_EFFECTIVELY_ONCE, "retry.effectively_once")
 _RETRYING: Final = (_AT_LEAST_ONCE, "retry.at_least_once", *_EFFECTIVE)
-_ARMS: Final = _RETRYING
+_AT_MOST_ONCE: Final = ("arm.at_most_once",)
+_ARMS: Final = (*_RETRYING, *_AT_MOST_ONCE)
 
 FAILPOINTS: Final = {
     point.name: point
@@ -63,6 +64,12 @@ FAILPOINTS: Final = {
         ),
         Failpoint("process.after_read", _ARMS, "a chunk was read and decoded", "any effect"),
         Failpoint(
+            "process.after_commit_before_effect",
+            _AT_MOST_ONCE,
+            "the offset of a chunk is committed",
+            "any effect",
+        ),
+        Failpoint(
             "process.after_reserve_before_charge",
             _EFFECTIVE,
             "the ids are reserved, their records pending",
@@ -72,10 +79,10 @@ FAILPOINTS: Final = {
             "process.after_charge_before_record",
             _ARMS,
             "the charges of a chunk were applied",
-            "the records (at_least_once) or their completion (effectively_once)",
+            "the records, or their completion (effectively_once)",
         ),
         Failpoint(
-            "process.after_record_before_commit", _ARMS, "records and charges of a chunk are applied", "the offset"
+            "process.after_record_before_commit", _RETRYING, "records and charges of a chunk are applied", "the offset"
         ),
         Failpoint(
             "process.after_retry_produced_before_commit",

@@ -6,7 +6,8 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from functools import partial
 from typing import Any, Final, NoReturn
 
 import uvloop
@@ -17,6 +18,7 @@ from services.broker.lanes import Lanes
 from services.broker.producer import BatchProducer
 from services.broker.topics import subscriptions
 from services.domain.arms import CONSUMER_ARMS, ConsumerArm
+from services.payments import stock_faust
 from services.payments.arms.at_least_once import AtLeastOnce
 from services.payments.arms.at_most_once import AtMostOnce, committed_first
 from services.payments.arms.base import Arm, Tools
@@ -35,6 +37,7 @@ ARMS: Final[dict[str, Callable[[Tools], Arm]]] = {
     "effectively_once": EffectivelyOnce,
     "at_most_once": AtMostOnce,
 }
+ROOTS: Final = {"stock_faust": stock_faust.run}  # arms that are made another way
 STOP_TIMEOUT_S: Final = 5.0
 # A chunk is thousands of objects that live for a moment; Python's defaults spend a fifth of the CPU on looking at them.
 GC_THRESHOLDS: Final = (20_000, 50, 50)
@@ -50,7 +53,7 @@ async def run(process: Process, arm: ConsumerArm, work: "Work") -> None:
     )
     try:
         await patience.until_done("ask the broker", lambda: ask_broker(settings.kafka))
-        async with Provider(settings, arm.name, process.life) as provider:
+        async with Provider(settings, arm.name, process.life, breaker=arm.retries) as provider:
             ledger = Ledger(connections, arm, process.life, patience)
             tools = Tools(
                 arm,
@@ -168,20 +171,30 @@ def _reporter(process: Process, arm: str) -> Any:
 
 def main() -> None:
     """Run what the command line names. Exit code 0 after SIGTERM, 1 after an error, 2 for an unknown arm."""
-    words = sys.argv[1:]
-    work: Work = serve_lane if words[:1] == ["lane"] else consume
-    name = words[-1] if words else ""
-    if name not in ARMS or len(words) != 1 + (work is serve_lane):
-        sys.stderr.write(f"usage: python -m services.payments [lane] ARM; the arms are {', '.join(ARMS)}\n")
+    root = _root(sys.argv[1:])
+    if root is None:
+        names = ", ".join([*ARMS, *ROOTS])
+        sys.stderr.write(f"usage: python -m services.payments [lane] ARM; the arms are {names}\n")
         sys.exit(2)
     gc.set_threshold(*GC_THRESHOLDS)
     process = start_process()
     try:
-        uvloop.run(run(process, CONSUMER_ARMS[name], work))
+        uvloop.run(root(process))
     except BaseException:
         traceback.print_exc()
         _exit(1)
     _exit(0)
+
+
+def _root(words: list[str]) -> Callable[[Process], Coroutine[Any, Any, None]] | None:
+    match words:
+        case [name] if name in ROOTS:
+            return ROOTS[name]
+        case [name] if name in ARMS:
+            return partial(run, arm=CONSUMER_ARMS[name], work=consume)
+        case ["lane", name] if name in ARMS and CONSUMER_ARMS[name].retries:
+            return partial(run, arm=CONSUMER_ARMS[name], work=serve_lane)
+    return None
 
 
 def _exit(code: int) -> NoReturn:

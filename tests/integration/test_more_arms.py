@@ -1,14 +1,11 @@
-"""The arms beside the two that retry, as real processes: what each promises, and the damage that shows what it does not.
+"""The arms that do not retry, as real processes: what each promises, and the damage that shows what it does not.
 
 Every case sends its own records and looks at their ids only.
 """
 
 import asyncio
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
 from functools import partial
-from typing import Any
 
 import pytest
 
@@ -16,9 +13,7 @@ from services.stack import client
 from tests.conftest import Lab
 from tests.integration.test_arms import (
     ALL_EFFECTS,
-    SESSION_S,
     Bench,
-    Sent,
     databases,
     duplicated,
     lost,
@@ -29,11 +24,11 @@ pytestmark = pytest.mark.timeout(240)
 
 
 @pytest.fixture(scope="module")
-async def bench(lab: Lab) -> AsyncIterator[Bench]:
+async def bench(lab: Lab) -> Bench:
     """The shared lab, every arm ready."""
     bench = Bench(lab.home, *await databases(lab.home))
     await bench.ready()
-    yield bench
+    return bench
 
 
 async def settled(bench: Bench, arm: str) -> None:
@@ -107,3 +102,20 @@ async def scale(bench: Bench, arm: str, replicas: int) -> None:
     body = {"name": f"arm.{arm}", "replicas": replicas}
     await asyncio.to_thread(client.call, bench.home, "POST", "/scale", body)
     await bench.ready()
+
+
+async def test_stock_faust_does_everything_once_while_nothing_fails(bench: Bench) -> None:
+    sent = await bench.send_messages(100, ALL_EFFECTS)
+    await until(partial(bench._at_the_end, "stock_faust"), "stock_faust to have read everything")
+    for effect in ("record", "charge", "email"):
+        applied = await bench.applied("stock_faust", effect, sent)
+        assert (lost(applied, sent), duplicated(applied)) == ([], [])
+
+
+async def test_stock_faust_loses_messages_whose_call_failed_and_commits_past_them(bench: Bench) -> None:
+    await bench.arm("provider.before_applying", "error:http_500 nth=10 count=2 arm=stock_faust")
+    sent = await bench.send_messages(200, "record,charge")
+    await until(partial(bench._at_the_end, "stock_faust"), "stock_faust to have read everything")
+    await asyncio.to_thread(client.clear, bench.home)
+    applied = await bench.applied("stock_faust", "record", sent)
+    assert 2 <= len(lost(applied, sent)) < len(sent), "each exception restarts the agent, after five seconds"
