@@ -12,10 +12,11 @@ from rich.markup import escape
 from rich.table import Table
 
 from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say
+from services.domain.arms import DEFAULT_PUBLISHER
 from services.stack import client, control
 from services.stack.checks import hints, problems
 from services.stack.logfiles import tail
-from services.stack.parts import UnknownPart, find
+from services.stack.parts import UnknownPart, find, of_arms
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Name = Annotated[str, typer.Argument(help="A process (relay#0) or all replicas of a part (relay).")]
@@ -31,11 +32,13 @@ def up(
     faults: Annotated[bool, typer.Option(help="Allow failpoints to be armed in this lab.")] = False,
     seed: Annotated[int, typer.Option(help="Seed of every random choice of the faults.")] = 1,
     only: Annotated[str, typer.Option(help="Parts, with commas: start these and what they need.")] = "",
+    publishers: Annotated[str, typer.Option(help="Publisher arms, with commas.")] = DEFAULT_PUBLISHER,
+    arms: Annotated[str, typer.Option(help="Consumer arms, with commas; all by default.")] = "",
 ) -> None:
     """Start the lab: downloads what is missing, waits until every part is ready. A second time it changes nothing."""
     begun = time.monotonic()
-    chosen = tuple(name for name in only.split(",") if name)
     with errors_as_sentences():
+        chosen = _named(only) or of_arms(_named(publishers), _named(arms))
         try:
             answer = control.up(home(), faults=faults, seed=seed, only=chosen, say=say)
         except KeyboardInterrupt:
@@ -43,6 +46,10 @@ def up(
     say(f"up after {time.monotonic() - begun:.0f} s; `lab status` shows the parts, `lab down` ends them")
     for name, url in answer["urls"].items():
         out.print(f"{name:<12} {url}", markup=False)
+
+
+def _named(text: str) -> tuple[str, ...]:
+    return tuple(name for name in text.split(",") if name)
 
 
 def down() -> None:

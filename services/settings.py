@@ -41,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     apply_older_than_window: bool = False  # apply what may have been forgotten, to show the hole
     relay_batch: int = 2_000
     relay_idle_poll_ms: float = 5.0
+    publishers: str = "outbox"  # the publisher arms of this lab, with commas between
+    slot_lag_bound_mb: int = 256  # a replication slot that holds back more of the write-ahead log raises an alarm
     pool_size: int = 8  # Postgres connections a producer holds at most
     memory_bound_mb: int = 0  # the supervisor restarts a process above it; 0: the part's own bound
 

@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.accept.arms import Arm
 from services.accept.intents import Reader
 from services.accept.store import Answer, Intents, Outcome
 from services.bootstrap import Process
@@ -28,10 +29,10 @@ DECISIONS: Final[Mapping[Outcome, str]] = {
 }  # in_progress decides nothing yet
 
 
-def make_routes(kind: Kind, process: Process, intents: Intents) -> list[Route]:
-    """`POST /orders` and `GET /orders/{id}`, or the same of refunds."""
+def make_routes(kind: Kind, process: Process, intents: Intents, arm: Arm, name: str) -> list[Route]:
+    """`POST /orders` and `GET /orders/{id}`, or the same of refunds, as the publisher arm `name` does it."""
     reader = Reader(kind)
-    labels = {"hop": "accept", "arm": "outbox"}
+    labels = {"hop": "accept", "arm": name}
     for decision in sorted(set(DECISIONS.values())):
         process.metrics.add("delivery.dedup.decisions", 0, decision=decision, **labels)
 
@@ -40,7 +41,7 @@ def make_routes(kind: Kind, process: Process, intents: Intents) -> list[Route]:
         new = reader.read(request.headers, body)
         try:
             await process.failpoints.hit("accept.before_commit")
-            answer = await intents.accept(new)
+            answer = await arm.accept(new)
             await process.failpoints.hit("accept.after_commit_before_answer")
         except InjectedError as error:
             raise unavailable(str(error)) from error

@@ -1,5 +1,6 @@
 """Intents in the database: written once a key, found by their business id."""
 
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -8,7 +9,7 @@ from uuid import UUID
 import msgspec
 
 from services.accept.intents import NewIntent
-from services.http.database import Database
+from services.http.database import Database, Transaction
 from services.storage.postgres import statements
 
 Outcome = Literal["created", "replayed", "mismatch", "in_progress", "taken"]
@@ -21,6 +22,7 @@ class Answer(msgspec.Struct, frozen=True):
 
     outcome: Outcome
     body: str
+    message_id: UUID | None = None  # of an intent that was made just now
 
 
 class Intent(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -42,13 +44,17 @@ class Intents:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def accept(self, new: NewIntent) -> Answer:
-        """Commit the intent and its outbox row, or find what was answered under its key.
+    def transaction(self) -> AbstractAsyncContextManager[Transaction]:
+        """A transaction for `accept`."""
+        return self._database.transaction()
+
+    async def accept(self, new: NewIntent, within: Transaction | None = None) -> Answer:
+        """Write the intent and its outbox row, or find what was answered under its key. Commits unless it is `within`.
 
         Raises Problem `unavailable` when it is not known whether that happened; the same key tells.
         """
         payload = new.payload
-        row = await self._database.row(
+        row = await (within or self._database).row(
             _SQL["accept"],
             new.key,
             new.request_digest,
@@ -65,7 +71,7 @@ class Intents:
             new.shard,
             new.headers(),
         )
-        return Answer(row["outcome"], row["body"] or "")
+        return Answer(row["outcome"], row["body"] or "", row["message_id"])
 
     async def find(self, business_id: str) -> Intent | None:
         """The intent of a business id, if there is one."""

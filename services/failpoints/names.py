@@ -29,13 +29,14 @@ class Failpoint(msgspec.Struct, frozen=True):
 
 def arm_of(process: str) -> str:
     """The arm that a process works for: `relay` of `relay#1`, `at_least_once` of its own and of its lane's process."""
-    return process.partition("#")[0].removeprefix("arm.").removeprefix("retry.").removeprefix("orders.")
+    return process.partition("#")[0].removeprefix("arm.").removeprefix("retry.").removeprefix("orders.").removeprefix("orders.")
 
 
 REDRIVE: Final = "redrive"  # `lab dlq redrive`, which passes failpoints as processes do
 COMMANDS: Final = (REDRIVE,)
-_PRODUCERS: Final = ("orders", "refunds")
+_PRODUCERS: Final = tuple(arm.producer(kind) for arm in PUBLISHER_ARMS.values() for kind in arm.kinds)
 _RELAY: Final = ("relay",)
+_PUBLISHERS: Final = (*_RELAY, "cdc", "id_cursor")
 _AT_LEAST_ONCE: Final = "arm.at_least_once"
 _EFFECTIVELY_ONCE: Final = "arm.effectively_once"
 _EFFECTIVE: Final = (_EFFECTIVELY_ONCE, "retry.effectively_once")
@@ -48,7 +49,25 @@ FAILPOINTS: Final = {
     for point in (
         Failpoint("accept.before_commit", _PRODUCERS, "the request was read and checked", "the transaction"),
         Failpoint("accept.after_commit_before_answer", _PRODUCERS, "intent and outbox row are committed", "the answer"),
-        Failpoint("publish.after_fetch", _RELAY, "a batch was read from the outbox", "any produce"),
+        Failpoint(
+            "accept.after_commit_before_produce",
+            ("orders.dual_write_after_commit",),
+            "the intent is committed",
+            "its publication, and nobody else will",
+        ),
+        Failpoint(
+            "accept.after_produce_before_commit",
+            ("orders.dual_write_before_commit",),
+            "the broker confirmed the record",
+            "the intent's commit",
+        ),
+        Failpoint(
+            "accept.after_insert_before_commit",
+            ("orders.id_cursor",),
+            "the outbox row has drawn its position",
+            "the commit, which makes it seen",
+        ),
+        Failpoint("publish.after_fetch", _PUBLISHERS, "a batch was read from the outbox", "any produce"),
         Failpoint("publish.half_batch", _RELAY, "the first half of a batch was confirmed by the broker", "the rest"),
         Failpoint(
             "publish.after_produce_before_delete",
@@ -61,6 +80,12 @@ FAILPOINTS: Final = {
             (REDRIVE,),
             "a batch of letters is marked, with its outbox rows, in one transaction",
             "the next batch",
+        ),
+        Failpoint(
+            "publish.after_produce_before_confirm",
+            ("cdc", "id_cursor"),
+            "the broker confirmed the whole batch",
+            "the position up to which rows are published",
         ),
         Failpoint("process.after_read", _ARMS, "a chunk was read and decoded", "any effect"),
         Failpoint(

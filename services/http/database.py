@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import asyncpg
@@ -28,6 +29,17 @@ PASSING: Final = (
 )
 
 
+class Transaction:
+    """An open transaction on a connection of its own."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    async def row(self, statement: str, *arguments: object) -> Any:
+        """The first row of a statement, or None."""
+        return await self._connection.fetchrow(statement, *arguments, timeout=STATEMENT_TIMEOUT_S)
+
+
 class Database:
     """One database, by a pool of connections that is opened when the server first answers."""
 
@@ -45,26 +57,23 @@ class Database:
 
         Raises Problem `unavailable`: the statement may have been carried out all the same.
         """
-        if self._pool is None:
-            raise unavailable("the database has not answered yet")
-        if self._calls >= MAX_CALLS:
-            raise unavailable("too many requests are waiting for the database")
-        self._calls += 1
-        try:
+        async with self._bounded():
             return await self._fetch(statement, *arguments)
-        except PASSING as error:
-            raise unavailable(f"the database did not answer: {type(error).__name__}") from error
-        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
-            if isinstance(error, ValueError):  # an argument that no column can take: ours, and not passing
-                raise
-            raise unavailable("the connection to the database was lost") from error
-        finally:
-            self._calls -= 1
 
     async def row(self, statement: str, *arguments: object) -> Any:
         """The first row, or None. Raises as `rows` does."""
         rows = await self.rows(statement, *arguments)
         return rows[0] if rows else None
+
+    @contextlib.asynccontextmanager
+    async def transaction(self) -> AsyncIterator["Transaction"]:
+        """One transaction, committed when the block ends without an error. Raises as `rows` does."""
+        async with (
+            self._bounded(),
+            self._pool.acquire(timeout=CONNECTION_WAIT_S) as connection,
+            connection.transaction(),
+        ):
+            yield Transaction(connection)
 
     async def watch(self) -> None:
         """Keep `waits_for` true, until cancelled."""
@@ -77,6 +86,25 @@ class Database:
         if self._pool is not None:
             with contextlib.suppress(*AWAY):
                 await asyncio.wait_for(self._pool.close(), CLOSE_TIMEOUT_S)
+
+    @contextlib.asynccontextmanager
+    async def _bounded(self) -> AsyncIterator[None]:
+        """One call of at most so many; what a server that is away makes of it is `unavailable`."""
+        if self._pool is None:
+            raise unavailable("the database has not answered yet")
+        if self._calls >= MAX_CALLS:
+            raise unavailable("too many requests are waiting for the database")
+        self._calls += 1
+        try:
+            yield
+        except PASSING as error:
+            raise unavailable(f"the database did not answer: {type(error).__name__}") from error
+        except (asyncpg.InterfaceError, asyncpg.InternalClientError) as error:
+            if isinstance(error, ValueError):  # an argument that no column can take: ours, and not passing
+                raise
+            raise unavailable("the connection to the database was lost") from error
+        finally:
+            self._calls -= 1
 
     async def _fetch(self, statement: str, *arguments: object) -> list[Any]:
         async with self._pool.acquire(timeout=CONNECTION_WAIT_S) as connection:

@@ -8,22 +8,12 @@ from uuid import UUID
 import msgspec
 
 from services.broker.producer import Failure, Record
-from services.domain.messages import KIND_OF_TYPE, record_headers
+from services.broker.publication import Unpublishable, publication
 from services.domain.redrive import parse_redriven
 
 Row = tuple[int, UUID, int, str, str, bytes, str, datetime]  # as the statement `turn_over` selects
 POSITION: Final = 0
 SHARD: Final = 2
-
-_EXTRA: Final = msgspec.json.Decoder(dict[str, str])
-
-
-class Unpublishable(ValueError):
-    """A row from which no record can be made; `reason` is a closed word."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 def record_of(row: Row, topics: Mapping[str, str]) -> Record:
@@ -32,16 +22,7 @@ def record_of(row: Row, topics: Mapping[str, str]) -> Record:
     Raises Unpublishable with reason `unknown_type` or `invalid_headers`.
     """
     _, message_id, _, key, type_, payload, headers, created_at = row
-    topic = topics.get(type_)
-    if topic is None:
-        raise Unpublishable("unknown_type")
-    try:
-        extra = _EXTRA.decode(headers)
-    except msgspec.DecodeError:
-        raise Unpublishable("invalid_headers") from None
-    kind = KIND_OF_TYPE[type_]
-    fields = record_headers(message_id=message_id, kind=kind, time=created_at, extra=extra.items())
-    return topic, key.encode(), payload, fields
+    return publication(topics.get(type_), message_id, key.encode(), type_, payload, headers, created_at)
 
 
 def redelivery_of(row: Row, topics: Mapping[str, str]) -> Record:

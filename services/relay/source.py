@@ -17,9 +17,10 @@ import msgspec
 
 from services.bootstrap import Process
 from services.broker.producer import BatchProducer, Delivery, Failure, Record
+from services.broker.publication import Unpublishable
 from services.failpoints import InjectedError
 from services.relay.ownership import decide
-from services.relay.records import POSITION, SHARD, WORDS, Outcome, Row, Unpublishable, outcome_of, record_of
+from services.relay.records import POSITION, SHARD, WORDS, Outcome, Row, outcome_of, record_of
 from services.relay.session import Session, open_session
 from services.storage.postgres import AWAY
 

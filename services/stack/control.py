@@ -78,11 +78,11 @@ def _start(
         raise StackError("\n".join(found))
     install(say)
     _initialise(home, wanted, say)
-    (home.run / "prometheus.yml").write_text(prometheus.configuration(prometheus.targets(home)))
+    (home.run / "prometheus.yml").write_text(prometheus.configuration(prometheus.targets(home, wanted)))
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer, "wb", buffering=0) as leash:
         try:
-            _spawn_supervisor(home, reader, faults=faults, seed=seed, only=only)
+            _spawn_supervisor(home, reader, wanted, faults=faults, seed=seed, only=only)
             yield
             leash.write(b"up")
         except BaseException as error:
@@ -93,7 +93,9 @@ def _start(
             raise
 
 
-def _spawn_supervisor(home: Home, leash: int, *, faults: bool, seed: int, only: tuple[str, ...]) -> None:
+def _spawn_supervisor(
+    home: Home, leash: int, wanted: list[str], *, faults: bool, seed: int, only: tuple[str, ...]
+) -> None:  # fmt: skip
     environment = {
         **os.environ,
         "PYTHONPATH": str(Path(__file__).parent.parent.parent),
@@ -102,6 +104,7 @@ def _spawn_supervisor(home: Home, leash: int, *, faults: bool, seed: int, only: 
         "LAB_FAULTS": "1" if faults else "0",
         "LAB_SEED": str(seed),
         "LAB_ONLY": ",".join(only),
+        "LAB_PUBLISHERS": ",".join(sorted({PARTS[name].publisher for name in wanted} - {""})),
         "LAB_LEASH": str(leash),
     }
     out = home.logs / "supervisor.out"

@@ -12,12 +12,13 @@ import msgspec
 from services.stack import kafka, postgres, prometheus
 from services.stack.home import Home
 from services.stack.jars import cache_dir
-from services.stack.parts import PARTS, Part, find
+from services.stack.parts import PARTS, Part, find, of_arms
 
 # Settings that a user may give to `lab up` for all processes; the rest is the table's.
 PASSED_ON: Final = (
     "LAB_SESSION_TIMEOUT_S", "LAB_HEARTBEAT_S", "LAB_CHUNK", "LAB_PROVIDER_TIMEOUT_S", "LAB_PROVIDER_CONCURRENCY",
-    "LAB_KEY_LIFETIME_S", "LAB_RELAY_BATCH", "LAB_RELAY_IDLE_POLL_MS", "LAB_POOL_SIZE",
+    "LAB_KEY_LIFETIME_S", "LAB_RELAY_BATCH", "LAB_RELAY_IDLE_POLL_MS", "LAB_POOL_SIZE", "LAB_PUBLISHERS",
+    "LAB_SLOT_LAG_BOUND_MB",
     "LAB_DEDUP_WINDOW_S", "LAB_APPLY_OLDER_THAN_WINDOW",
 )  # fmt: skip
 
@@ -86,7 +87,8 @@ def _plain_environment() -> dict[str, str]:
 def order_of_start(only: Collection[str] = ()) -> list[str]:
     """Part names, each after all that it depends on; the reverse is the order of the end.
 
-    `only`: these parts and what they need, instead of all. Raises UnknownPart for a name that the table lacks.
+    `only`: these parts and what they need, instead of those of the default arms. Raises UnknownPart for a name that
+    the table lacks.
     """
     ordered: list[str] = []
 
@@ -96,7 +98,7 @@ def order_of_start(only: Collection[str] = ()) -> list[str]:
         if name not in ordered:
             ordered.append(name)
 
-    for name in only or PARTS:
+    for name in only or of_arms():
         visit(find(name)[0].name)
     return ordered
 

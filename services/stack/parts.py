@@ -1,11 +1,12 @@
 """The table of parts: every process of the lab. It makes the native stack; compose is checked against it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Final, Literal
 
 import msgspec
 
-from services.domain.arms import CONSUMER_ARMS
+from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS
+from services.domain.messages import ORDERS
 
 Kind = Literal["postgres", "kafka", "prometheus", "service", "task"]
 Dependencies = tuple[str, ...]
@@ -30,6 +31,8 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     replicas: int = 1
     replicable: bool = False  # replicas are named part#n
     optional: bool = False  # the lab goes on without it
+    publisher: str = ""  # the publisher arm, or the consumer arm, without which it is not needed
+    consumer: str = ""
 
     def instance(self, replica: int) -> str:
         """The process name of a replica."""
@@ -39,6 +42,33 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
     def resident_bound_mb(self) -> int:
         """The resident size above which it is killed. A JVM is more than its heap: `kafka.BEYOND_HEAP` caps that."""
         return self.memory_mb + (512 if self.kind == "kafka" else 0)
+
+
+def _publisher_parts() -> Iterator[Part]:
+    """Of every publisher arm but the default one: its producer, and the process that publishes its outbox."""
+    others = [arm for arm in PUBLISHER_ARMS.values() if arm.name != DEFAULT_PUBLISHER]
+    for number, arm in enumerate(others):
+        yield Part(
+            name=arm.producer(ORDERS),
+            kind="service",
+            gloss=f"orders: {arm.gloss}",
+            after=("provision",),
+            module="services.orders",
+            arguments=(arm.name,),
+            port=40 + number,
+            admin_port=104 + number,
+            publisher=arm.name,
+        )
+    for number, arm in enumerate(arm for arm in others if arm.outbox != "none"):
+        yield Part(
+            name=arm.name,
+            kind="service",
+            gloss=arm.gloss,
+            after=("provision",),
+            module=f"services.{arm.name}",
+            admin_port=108 + number,
+            publisher=arm.name,
+        )
 
 
 def _consumer_parts() -> Iterator[Part]:
@@ -52,6 +82,7 @@ def _consumer_parts() -> Iterator[Part]:
             arguments=(arm.name,),
             admin_port=120 + 10 * number,
             replicable=True,
+            consumer=arm.name,
         )
 
 
@@ -67,6 +98,7 @@ def _lane_parts() -> Iterator[Part]:
             arguments=("lane", arm.name),
             admin_port=170 + 10 * number,
             replicable=True,
+            consumer=arm.name,
         )
 
 
@@ -99,6 +131,7 @@ PARTS: Final[Mapping[str, Part]] = {
             module="services.orders",
             port=20,
             admin_port=101,
+            publisher=DEFAULT_PUBLISHER,
         ),
         Part(
             name="refunds",
@@ -108,6 +141,7 @@ PARTS: Final[Mapping[str, Part]] = {
             module="services.refunds",
             port=21,
             admin_port=102,
+            publisher=DEFAULT_PUBLISHER,
         ),
         Part(
             name="provider",
@@ -127,6 +161,7 @@ PARTS: Final[Mapping[str, Part]] = {
             admin_port=110,
             replicable=True,
         ),
+        *_publisher_parts(),
         *_consumer_parts(),
         *_lane_parts(),
     )
@@ -135,6 +170,22 @@ PARTS: Final[Mapping[str, Part]] = {
 
 class UnknownPart(LookupError):
     """A name that no part or process has; the message lists those that exist."""
+
+
+def of_arms(publishers: Collection[str] = (DEFAULT_PUBLISHER,), consumers: Collection[str] = ()) -> tuple[str, ...]:
+    """The names of the parts of a lab with these arms; no consumer arms named: all of them.
+
+    Raises UnknownPart for an arm that there is not.
+    """
+    for name, known in [(p, PUBLISHER_ARMS) for p in publishers] + [(c, CONSUMER_ARMS) for c in consumers]:
+        if name not in known:
+            raise UnknownPart(f"unknown arm {name!r}; the arms are: {', '.join(known)}")
+    return tuple(
+        name
+        for name, part in PARTS.items()
+        if (not part.publisher or part.publisher in publishers)
+        and (not part.consumer or not consumers or part.consumer in consumers)
+    )
 
 
 def find(name: str) -> tuple[Part, int | None]:

@@ -4,6 +4,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Final
 
@@ -82,11 +83,11 @@ def configuration(targets: dict[str, str]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def targets(home: Home) -> dict[str, str]:
-    """Every process with an admin endpoint, by its name."""
+def targets(home: Home, names: Collection[str]) -> dict[str, str]:
+    """Every process with an admin endpoint of the parts `names`, by its name."""
     return {
         part.instance(n): f"{home.bind}:{home.port(part.admin_port + n)}"
-        for part in PARTS.values()
+        for part in (PARTS[name] for name in names)
         if part.admin_port
         for n in range(part.replicas)
     }

@@ -16,12 +16,14 @@ from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaExcep
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
 from services.broker.topics import TOPICS, Topic, subscriptions
-from services.domain.arms import CONSUMER_ARMS
-from services.domain.messages import KINDS
+from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, PublisherArm
+from services.domain.messages import ORDERS
 from services.settings import Settings, read_settings
 from services.storage.postgres import connect
+from services.storage.slots import drop_slot, ensure_slot
 
 SERVICES: Final = Path(__file__).parent.parent
+_OUTBOX: Final = SERVICES / "storage" / "outbox.sql"
 _WAIT_S: Final = 30
 _ANSWER_S: Final = 5
 # What a topic says that was made a moment ago, and a broker that has just started; not all are marked as retriable.
@@ -44,9 +46,10 @@ async def provision(settings: Settings) -> None:
 
 
 async def _databases(settings: Settings) -> None:
-    outbox, accept = (SERVICES / name for name in ("storage/outbox.sql", "accept/schema.sql"))
-    for kind in KINDS:
-        await _database(settings.postgres, kind.name, [outbox.read_text(), accept.read_text()])
+    for publisher in PUBLISHER_ARMS.values():
+        for kind in publisher.kinds:
+            await _database(settings.postgres, publisher.database(kind), _scripts(publisher))
+    await _slot(settings)
     payments = SERVICES / "payments" / "schema"
     scripts = [
         file.read_text().replace("{schema}", arm.schema)
@@ -54,7 +57,7 @@ async def _databases(settings: Settings) -> None:
         for name in ("common", arm.name)
         if (file := payments / f"{name}.sql").exists()
     ]
-    await _database(settings.postgres, "payments", [outbox.read_text(), *scripts])
+    await _database(settings.postgres, "payments", [_OUTBOX.read_text(), *scripts])
     await _windows(settings)
     await _database(settings.ledger, "provider", [(SERVICES / "provider" / "schema.sql").read_text()])
 
@@ -68,6 +71,23 @@ async def _windows(settings: Settings) -> None:
                 await payments.execute(f"SELECT FROM {arm.schema}.keep_window($1)", settings.dedup_window_s)
     finally:
         await payments.close()
+
+
+def _scripts(arm: PublisherArm) -> list[str]:
+    """The schema of a publisher arm: its own script goes first where it makes the table `outbox`, else last."""
+    accept = SERVICES / "accept"
+    own = accept / ("dual_write.sql" if arm.outbox == "none" else f"{arm.name}.sql")
+    files = [own, _OUTBOX, accept / "schema.sql"] if arm.name == "cdc" else [_OUTBOX, accept / "schema.sql", own]
+    return [file.read_text() for file in files if file.exists()]
+
+
+async def _slot(settings: Settings) -> None:
+    """The replication slot of `cdc`: there before the first insert, and not there when nobody will read it."""
+    connection = await connect(settings.postgres, PUBLISHER_ARMS["cdc"].database(ORDERS), name="provision")
+    try:
+        await (ensure_slot if "cdc" in settings.publishers.split(",") else drop_slot)(connection)
+    finally:
+        await connection.close()
 
 
 async def _database(server: str, name: str, scripts: list[str]) -> None:

@@ -70,6 +70,14 @@ METRICS: Final = {
             ("topic", "outcome"),
         ),
         Metric(
+            "delivery.slot_lag",
+            "gauge",
+            "By",
+            "delivery_slot_lag_bytes",
+            "Write-ahead log that the arm's replication slot holds back.",
+            ("arm",),
+        ),
+        Metric(
             "messaging.client.consumed.messages",
             "counter",
             "{message}",
@@ -115,6 +123,9 @@ EVENTS: Final = {
         Event("relay.shards", "The outbox shards that this relay owns changed."),
         Event("relay.source_lost", "A source's connection ended, and with it the shards; the relay connects again."),
         Event("relay.rewound", "A publication failed; the relay starts again from the table."),
+        Event("slot.made", "The replication slot was gone or invalidated; there is a new one."),
+        Event("slot.republished", "After the loss of a slot, all kept rows were published again: how many."),
+        Event("slot.lag", "The write-ahead log that a slot holds back went over its bound, or came back under it."),
         Event("relay.set_aside", "The broker refuses a row for ever; it was moved out of the way."),
         Event("email.uncertain", "An email was claimed by a life that ended: whether it was sent cannot be known."),
     )

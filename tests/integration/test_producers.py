@@ -59,7 +59,8 @@ async def producing(kind: Kind, settings: Settings, database: str, log: Path) ->
     """A producer whose tables lie in `database`; it reaches the server at `settings.postgres`."""
     process = adhoc_process(settings, log)
     pool = Database(settings.postgres, database, process="t", size=8)
-    app = make_app(make_routes(kind, process, Intents(pool)), pool, describe(kind))
+    intents = Intents(pool)
+    app = make_app(make_routes(kind, process, intents, intents, "outbox"), pool, describe(kind))
     async with serving(app, pool) as client:
         yield Producer(kind, client, process, None)
 

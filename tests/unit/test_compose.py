@@ -15,6 +15,7 @@ import msgspec
 import pytest
 import yaml
 
+from services.domain.arms import DEFAULT_PUBLISHER
 from services.settings import Settings
 from services.stack import compose, kafka, postgres, prometheus
 from services.stack.home import Home
@@ -65,6 +66,8 @@ def healthy_or_done(part: str) -> str:
 
 def same_processes(files: Files, native: dict[str, Launch]) -> None:
     assert files.services.keys() - HELPERS == PARTS.keys()
+    others = {name for name, part in PARTS.items() if part.publisher not in ("", DEFAULT_PUBLISHER)}
+    assert {name for name, service in files.services.items() if service.get("profiles") == ["publishers"]} == others
 
 
 def same_commands(files: Files, native: dict[str, Launch]) -> None:
@@ -342,11 +345,12 @@ def test_a_password_in_an_address_is_noticed(files: Files, native: dict[str, Lau
 def test_prometheus_reads_every_process_with_an_admin_endpoint_under_the_names_of_the_native_stack() -> None:
     home = Home(Path("/nowhere"), compose.PORT_BASE)
     targets = compose.prometheus_targets()
-    assert targets.keys() == prometheus.targets(home).keys()
+    native = prometheus.targets(home, PARTS)
+    assert targets.keys() == native.keys()
     for process, address in targets.items():
         container, port = address.split(":")
         assert PARTS[container].instance(0) == process
-        assert port == prometheus.targets(home)[process].split(":")[1]
+        assert port == native[process].split(":")[1]
     committed = (ROOT / "deploy" / "prometheus.yml").read_text()
     assert committed == prometheus.configuration(targets), (
         "out of date: python -m services.stack.compose prometheus > deploy/prometheus.yml"

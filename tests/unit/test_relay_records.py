@@ -12,10 +12,11 @@ import pytest
 from confluent_kafka import KafkaError, KafkaException
 
 from services.broker.producer import BatchProducer, Failure
+from services.broker.publication import Unpublishable
 from services.domain.messages import KINDS, ORDERS, Coordinates, decode
 from services.domain.redrive import Redriven, key_as_text
 from services.relay.__main__ import REDRIVES, sources_of
-from services.relay.records import Outcome, Row, Unpublishable, outcome_of, record_of, redelivery_of
+from services.relay.records import Outcome, Row, outcome_of, record_of, redelivery_of
 
 TOPICS = {kind.type: kind.topic for kind in KINDS}
 ID = UUID("01938d6e-7f2a-7c3b-8a4d-5e6f70819203")

@@ -19,14 +19,37 @@ from services.stack.errors import StackError
 from services.stack.home import SUPERVISOR, Home
 from services.stack.launch import depth, launch, order_of_start
 from services.stack.logfiles import keep_bounded, tail
-from services.stack.parts import PARTS, UnknownPart, find, names
+from services.stack.parts import PARTS, UnknownPart, find, names, of_arms
 
 
 def test_every_dependency_is_a_part_and_starts_before_what_needs_it() -> None:
-    order = order_of_start()
+    order = order_of_start(PARTS)
     assert sorted(order) == sorted(PARTS)
     for part in PARTS.values():
         assert all(order.index(dependency) < order.index(part.name) for dependency in part.after)
+
+
+def test_the_default_is_the_outbox_and_every_consumer_arm() -> None:
+    others = {name for name, part in PARTS.items() if part.publisher not in ("", "outbox")}
+    assert set(order_of_start()) == PARTS.keys() - others
+    assert others == {
+        "orders.dual_write_after_commit",
+        "orders.dual_write_before_commit",
+        "orders.cdc",
+        "cdc",
+        "orders.id_cursor",
+        "id_cursor",
+    }
+
+
+def test_arms_are_switched_on_and_off_by_name() -> None:
+    named = of_arms(["cdc"], ["at_least_once"])
+    assert {"orders.cdc", "cdc", "relay", "provider", "arm.at_least_once", "retry.at_least_once"} <= set(named)
+    assert not {"orders", "refunds", "id_cursor", "arm.effectively_once", "retry.effectively_once"} & set(named)
+    with pytest.raises(UnknownPart, match=r"unknown arm 'cdcs'; the arms are: outbox, .*id_cursor"):
+        of_arms(["cdcs"])
+    with pytest.raises(UnknownPart, match="unknown arm 'outbox'; the arms are: at_"):
+        of_arms(["outbox"], ["outbox"])
 
 
 def test_starting_only_some_parts_takes_in_what_they_need() -> None:

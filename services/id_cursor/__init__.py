@@ -1,0 +1,1 @@
+"""The publisher arm `id_cursor`: a relay that remembers the highest position it has published."""
