@@ -39,18 +39,6 @@ BEGIN
 END
 $$;
 
--- What the transaction does besides for the message to be published: here its outbox row. Two rows of one customer commit
--- in the order in which they draw their positions.
-CREATE OR REPLACE FUNCTION enqueue(
-    p_message_id uuid, p_shard smallint, p_customer_id text, p_type text, p_payload bytea, p_headers jsonb
-) RETURNS void LANGUAGE plpgsql AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended(p_customer_id, 2));
-    INSERT INTO outbox (message_id, shard, key, type, payload, headers)
-    VALUES (p_message_id, p_shard, p_customer_id, p_type, p_payload, p_headers);
-END
-$$;
-
 -- One round trip for the whole transaction. A function and not one statement, because after a lock was waited for the
 -- next look must have a new snapshot. Outcomes: created, replayed, mismatch, in_progress, taken.
 CREATE OR REPLACE FUNCTION accept(

@@ -29,7 +29,7 @@ class Failpoint(msgspec.Struct, frozen=True):
 
 def arm_of(process: str) -> str:
     """The arm that a process works for: `relay` of `relay#1`, `at_least_once` of its own and of its lane's process."""
-    return process.partition("#")[0].removeprefix("arm.").removeprefix("retry.").removeprefix("orders.").removeprefix("orders.")
+    return process.partition("#")[0].removeprefix("arm.").removeprefix("retry.").removeprefix("orders.")
 
 
 REDRIVE: Final = "redrive"  # `lab dlq redrive`, which passes failpoints as processes do
