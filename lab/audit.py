@@ -17,7 +17,7 @@ from services.auditor.audit import Unreachable
 from services.auditor.audit import audit as carry_out
 from services.domain.audit import COUNTS, LISTED, AuditDocument, AuditRow, Evidence
 from services.settings import read_settings
-from services.stack.running import consumer_arms, parts_of
+from services.stack.running import arms_of
 
 _WIDTH: Final = 100
 _EXAMPLES: Final = 5
@@ -45,9 +45,9 @@ def audit(
     if place.read_state() is None:
         fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
     settings = read_settings({**place.addresses(), "LAB_HOME": str(place.path)})
-    arms = consumer_arms(parts_of(place))
+    arms = arms_of(place)
     try:
-        document = asyncio.run(carry_out(settings, run, ledger=ledger, arms=arms, say=_progress()))
+        document = asyncio.run(carry_out(settings, run, ledger=ledger, arms=arms.consumers, say=_progress()))
     except Unreachable as error:
         fail(Exit.NOT_UP, f"{error}; see `lab status`")
     if as_json:

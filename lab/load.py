@@ -18,6 +18,7 @@ from loadtest.totals import Snapshot
 from services.stack.client import NotUp, status
 from services.stack.drain import Waiting
 from services.stack.drain import drain as wait_until_drained
+from services.stack.running import arms_of
 
 _LIVE_EVERY_S: Final = 1.0
 _LINE_EVERY_S: Final = 5.0  # where stderr is no terminal
@@ -101,7 +102,7 @@ def drain(
     timeout: Annotated[str, typer.Option(help="How long to wait at most: 60s, 10m.")] = "60s",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")] = False,
 ) -> None:
-    """Wait until nothing waits: outboxes empty, every group at the end of its topics, no email left to send."""
+    """Wait until nothing waits: outboxes and retry tiers empty, every group at the end of its topics, emails sent."""
     place = home()
     try:
         timeout_s = seconds(timeout)
@@ -114,8 +115,10 @@ def drain(
     with display() as show:
         addresses = place.addresses()
         left = asyncio.run(
-            wait_until_drained(addresses["LAB_POSTGRES"], addresses["LAB_KAFKA"], timeout_s, _Progress(show))
-        )  # fmt: skip
+            wait_until_drained(
+                addresses["LAB_POSTGRES"], addresses["LAB_KAFKA"], timeout_s, _Progress(show), arms_of(place)
+            )
+        )
     waited_s = round(time.monotonic() - begun, 1)
     if as_json:
         answer_json({"drained": not left, "waited_s": waited_s, "waiting": left})
