@@ -1,10 +1,11 @@
 """`lab fault list | arm | clear | history | inject`."""
 
+import secrets
 import sys
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 import typer
@@ -12,13 +13,17 @@ from rich.markup import escape
 
 from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say
 from lab.stack import Json
+from loadtest.data_faults import MAX_COUNT, TOPICS, InjectionError
+from loadtest.data_faults import inject as put
 from services.failpoints.grammar import FailpointError, check_name, parse
-from services.failpoints.names import FAILPOINTS, Failpoint
+from services.failpoints.names import DATA_FAULTS, FAILPOINTS, Failpoint
 from services.stack import client
+from services.stack.faults import NotAllowed
 from services.stack.nemesis import Fault, read_faults
 
 app = typer.Typer(help="Arm faults at named places, clear them, and see what was done.", no_args_is_help=True)
 
+_EXAMPLES: Final = 5
 Point = Annotated[str, typer.Argument(help="A failpoint of `lab fault list`.")]
 
 
@@ -139,3 +144,36 @@ def _lasted(fault: Fault, now: float) -> str:
     if fault.ended is None or fault.ended > now:
         return f"[yellow]{f'since {now - fault.started:.0f} s':>12}[/]"
     return f"{fault.ended - fault.started:10.1f} s"
+
+
+@app.command()
+def inject(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(DATA_FAULTS)}.")],
+    topic: Annotated[str, typer.Option(help=f"{' or '.join(TOPICS)}.")] = TOPICS[0],
+    count: Annotated[int, typer.Option(help="How many records.", min=1, max=MAX_COUNT)] = 1,
+    run: Annotated[str | None, typer.Option(help="Made from records of this run; of any by default.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Chooses the records; drawn and printed when not given.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Put bad records onto a topic beside what the publishers put there, marked as injected."""
+    if kind not in DATA_FAULTS:
+        fail(Exit.USAGE, f"unknown data fault {kind!r}; the kinds are {', '.join(DATA_FAULTS)}")
+    if topic not in TOPICS:
+        fail(Exit.USAGE, f"unknown topic {topic!r}; the topics are {', '.join(TOPICS)}")
+    place = home()
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    with errors_as_sentences():
+        if not client.failpoints(place)["allowed"]:
+            fail(Exit.USAGE, str(NotAllowed()))
+        try:
+            injected = put(place.addresses()["LAB_KAFKA"], place.injected_log, kind, topic, count, seed=seed, run=run)
+        except InjectionError as error:
+            fail(Exit.FAILED, str(error))
+        client.note_data(place, kind, topic, len(injected))
+    if as_json:
+        answer_json({"kind": kind, "topic": topic, "seed": seed, "injected": injected})
+        return
+    for record in injected[:_EXAMPLES]:
+        say(f"{kind}: {topic}/{record.partition}/{record.offset} {record.message_id or 'no message id'}")
+    more = f", {len(injected) - _EXAMPLES} more in {place.injected_log}" if len(injected) > _EXAMPLES else ""
+    say(f"injected {len(injected)} (seed {seed}){more}")

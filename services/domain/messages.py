@@ -46,6 +46,7 @@ _DECODERS: Final[dict[str, msgspec.json.Decoder[Payload]]] = {
 
 EFFECTS_HEADER: Final = "lab-effects"  # on requests and records: which effects this message wants
 RUN_HEADER: Final = "lab-run"  # on requests and records: the run it belongs to
+INJECTED_HEADER: Final = "lab-injected"  # on records that no publisher sent: the kind of data fault
 RUN_PATTERN: Final = re.compile(r"[A-Za-z0-9._-]{0,64}")
 
 Headers = Sequence[tuple[str, bytes]]

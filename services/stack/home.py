@@ -57,6 +57,11 @@ class Home(msgspec.Struct, frozen=True):
         """Every fault, with its begin and its end."""
         return self.run / "nemesis.jsonl"
 
+    @property
+    def injected_log(self) -> Path:
+        """Every record that a data fault put onto a topic, for people: readers go by the records' header."""
+        return self.run / "injected.jsonl"
+
     def log_file(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
