@@ -11,6 +11,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from services.domain.arms import DEFAULT_PUBLISHER
+
 Outcome = Literal["acknowledged", "refused", "unknown"]
 Phase = Literal["call", "answer", "not_sent"]
 
@@ -32,6 +34,7 @@ class Line(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     run: str
     key: str
     kind: str
+    arm: str = DEFAULT_PUBLISHER  # the publisher arm that it was sent to; the default one is left out
     phase: Phase
     attempt: int | None = None
     outcome: Outcome | None = None
@@ -51,6 +54,13 @@ def outcome_of(answer: Answer) -> Outcome:
     return "acknowledged" if 200 <= status < 300 else "refused"
 
 
+def together(ends: Collection[Outcome]) -> Outcome:
+    """What became of a request at all the arms that it was sent to: what is not known of one is not known of all."""
+    if "unknown" in ends:
+        return "unknown"
+    return "refused" if "refused" in ends else "acknowledged"
+
+
 def sum_up(attempts: Collection[Outcome]) -> Outcome:
     """What all attempts together say of the intent: one acknowledgement is enough; a refusal counts when it stands
     alone, because an attempt of which nothing is known may have made the intent.
@@ -60,10 +70,12 @@ def sum_up(attempts: Collection[Outcome]) -> Outcome:
     return "refused" if attempts and "unknown" not in attempts else "unknown"
 
 
-def outcomes(lines: Iterable[Line]) -> dict[str, Outcome]:
-    """What became of each key that was sent. A call without an answer is an unknown attempt."""
+def outcomes(lines: Iterable[Line], arm: str = DEFAULT_PUBLISHER) -> dict[str, Outcome]:
+    """What became of each key that was sent to an arm. A call without an answer is an unknown attempt."""
     attempts: dict[tuple[str, int | None], Outcome] = {}
     for line in lines:
+        if line.arm != arm:
+            continue
         if line.phase == "call":
             attempts.setdefault((line.key, line.attempt), "unknown")
         elif line.outcome is not None:
@@ -98,20 +110,20 @@ class Ledger:
         self._fd = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
         self._run = run
 
-    def call(self, key: str, kind: str, attempt: int) -> None:
-        """This attempt is about to be sent."""
-        self._append(key, kind, "call", attempt=attempt)
+    def call(self, key: str, kind: str, attempt: int, arm: str = DEFAULT_PUBLISHER) -> None:
+        """This attempt is about to be sent to the arm."""
+        self._append(key, kind, "call", attempt=attempt, arm=arm)
 
-    def answer(self, key: str, kind: str, attempt: int, answer: Answer) -> Outcome:
+    def answer(self, key: str, kind: str, attempt: int, answer: Answer, arm: str = DEFAULT_PUBLISHER) -> Outcome:
         """What came back for this attempt; returns what it says of the intent."""
         outcome = outcome_of(answer)
         seen = {"outcome": outcome, "status": answer.status, "replayed": answer.replayed}
-        self._append(key, kind, "answer", attempt=attempt, **seen)
+        self._append(key, kind, "answer", attempt=attempt, arm=arm, **seen)
         return outcome
 
-    def not_sent(self, key: str, kind: str, why: str) -> None:
-        """The plan named this request and it was not sent."""
-        self._append(key, kind, "not_sent", why=why)
+    def not_sent(self, key: str, kind: str, why: str, arm: str = DEFAULT_PUBLISHER) -> None:
+        """The plan named this request and it was not sent to the arm."""
+        self._append(key, kind, "not_sent", why=why, arm=arm)
 
     def close(self) -> None:
         os.close(self._fd)

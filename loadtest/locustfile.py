@@ -19,7 +19,8 @@ from loadtest.faults import send_and_give_up
 from loadtest.ledger import Answer, Ledger, ledger_file
 from loadtest.plan import Plan, Request, checked, default_run
 from loadtest.totals import Totals, snapshot_file, write_snapshot
-from services.domain.messages import EFFECTS_HEADER, RUN_HEADER
+from services.domain.arms import PUBLISHER_ARMS
+from services.domain.messages import EFFECTS_HEADER, ORDERS, RUN_HEADER
 
 _MOST_IN_FLIGHT: Final = 2_000
 _LEAST_IN_FLIGHT: Final = 100
@@ -36,8 +37,9 @@ OPTIONS: Final = (
     ("reset_share", float, 0.01, "share of requests whose client resets the connection"),
     ("customers", int, 500, "how many customers there are"),
     ("in_flight", int, 0, "how many requests may be under way; 0: ten seconds of the rate"),
-    ("orders", str, "http://127.0.0.1:21020", "base URL of the orders service"),
+    ("orders", str, "http://127.0.0.1:21020", "base URL of the orders service; empty: not of this load"),
     ("refunds", str, "http://127.0.0.1:21021", "base URL of the refunds service"),
+    ("publishers", str, "", "base URLs of other publisher arms' orders services: arm=URL, with commas"),
 )
 
 
@@ -75,6 +77,12 @@ def bound_in_flight(asked: int, rate: float) -> int:
     return max(1, min(_MOST_IN_FLIGHT, wanted))
 
 
+def of_other_arms(text: str) -> dict[str, str]:
+    """The base URLs in `arm=URL,arm=URL`, by the process that they lead to. Raises KeyError for an unknown arm."""
+    pairs = (word.partition("=") for word in text.split(",") if word)
+    return {PUBLISHER_ARMS[arm].producer(ORDERS): url for arm, _, url in pairs}
+
+
 class Client(FastHttpUser):  # type: ignore[misc]
     """The one user: it sends the whole plan. How many users the page asks for changes nothing."""
 
@@ -88,12 +96,15 @@ class Client(FastHttpUser):  # type: ignore[misc]
         super().__init__(environment)
         options = environment.parsed_options
         self._home = Path(os.environ.get("LAB_HOME", ".lab"))
-        self._urls = {"orders": options.orders, "refunds": options.refunds}
+        self._urls = {**of_other_arms(options.publishers), "orders": options.orders, "refunds": options.refunds}
         self._plan = plan_of(options, self._home)
         self._ledger = Ledger(ledger_file(self._home, self._plan.run), self._plan.run)
         self._totals = Totals(self._plan)
         in_flight = bound_in_flight(options.in_flight, self._plan.rate)
-        self._dispatcher = Dispatcher(self._plan, self._ledger, self._totals, self._send, in_flight=in_flight)
+        arms = [name for name, arm in PUBLISHER_ARMS.items() if self._urls.get(arm.producer(ORDERS))]
+        self._dispatcher = Dispatcher(
+            self._plan, self._ledger, self._totals, self._send, arms=arms, in_flight=in_flight
+        )  # fmt: skip
 
     @task  # type: ignore[untyped-decorator]
     def carry_out_the_plan(self) -> None:
@@ -129,8 +140,8 @@ class Client(FastHttpUser):  # type: ignore[misc]
         file = snapshot_file(self._home, self._plan.run)
         write_snapshot(file, self._totals.snapshot(carried_out=carried_out))
 
-    def _send(self, request: Request, attempt: int) -> Answer:
-        url = self._urls[request.kind.name] + request.kind.path
+    def _send(self, request: Request, arm: str, attempt: int) -> Answer:
+        url = self._urls[PUBLISHER_ARMS[arm].producer(request.kind)] + request.kind.path
         headers = {
             "Content-Type": "application/json",
             "Idempotency-Key": request.key,

@@ -14,7 +14,8 @@ import msgspec
 from loadtest.ledger import ledger_file
 from loadtest.plan import Plan, checked, default_run
 from loadtest.totals import Snapshot, read_snapshot, snapshot_file, start_of
-from services.domain.messages import KINDS
+from services.domain.arms import DEFAULT_PUBLISHER, PUBLISHER_ARMS
+from services.domain.messages import ORDERS, REFUNDS
 from services.stack.client import NotUp, status
 from services.stack.home import Home
 from services.stack.spawn import child_setup
@@ -82,13 +83,15 @@ def start(
     """
     plan = plan_for(home, rate=rate, duration_s=duration_s, seed=seed, run=run)
     urls = status(home)["urls"]
-    if not {kind.name for kind in KINDS} <= urls.keys():
+    if not any(arm.producer(ORDERS) in urls for arm in PUBLISHER_ARMS.values()):
         raise NotUp("the lab is not up, or without its producers: start it with `lab up`")
+    if REFUNDS.name not in urls:
+        plan = msgspec.structs.replace(plan, refunds_share=0.0)
     return start_plan(home, plan, urls, web=web)
 
 
 def start_plan(home: Home, plan: Plan, urls: Mapping[str, str], *, web: bool = False) -> Load:
-    """Start a load of this plan against the producers at these base URLs (`orders`, `refunds`)."""
+    """Start a load of this plan against the producers at these base URLs (`orders`, `refunds`, `orders.cdc`...)."""
     home.create()
     with (home.logs / "load.log").open("ab") as log:
         process = subprocess.Popen(
@@ -109,7 +112,14 @@ def _command(home: Home, *, web: bool) -> list[str]:
 
 
 def _environment(home: Home, plan: Plan, urls: Mapping[str, str]) -> dict[str, str]:
-    values = {**msgspec.structs.asdict(plan), "orders": urls["orders"], "refunds": urls["refunds"]}
+    others = {name: url for name, arm in PUBLISHER_ARMS.items() if (url := urls.get(arm.producer(ORDERS)))}
+    others.pop(DEFAULT_PUBLISHER, None)
+    values = {
+        **msgspec.structs.asdict(plan),
+        "orders": urls.get(ORDERS.name, ""),
+        "refunds": urls.get(REFUNDS.name, ""),
+        "publishers": ",".join(f"{name}={url}" for name, url in others.items()),
+    }
     options = {f"LAB_LOAD_{name.upper()}": str(value) for name, value in values.items() if value is not None}
     root = str(Path(__file__).parent.parent)
     return {**os.environ, "PYTHONPATH": root, "LAB_HOME": str(home.path), **options}

@@ -19,7 +19,9 @@ class Latency(msgspec.Struct, frozen=True):
 
 
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
-    """The totals at one moment: requests, not attempts. In the end sent = acknowledged + refused + unknown."""
+    """The totals at one moment: requests, not attempts; one that went to several publisher arms is acknowledged when
+    each of them did so. In the end sent = acknowledged + refused + unknown.
+    """
 
     run: str
     seed: int
@@ -80,12 +82,10 @@ class Totals:
     def not_sent(self) -> None:
         self._counts["not_sent"] += 1
 
-    def retried(self) -> None:
-        self._counts["retried"] += 1
-
-    def ended(self, outcome: Outcome, *, replayed: bool = False) -> None:
+    def ended(self, outcome: Outcome, *, replayed: bool = False, retried: bool = False) -> None:
         """A request has its outcome; no further attempt is made."""
         self._counts[outcome] += 1
+        self._counts["retried"] += retried
         if outcome == "acknowledged" and replayed:
             self._counts["replayed"] += 1
 

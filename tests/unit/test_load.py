@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loadtest.faults import send_and_give_up
-from loadtest.ledger import Answer, Ledger, Line, Outcome, outcome_of, outcomes, read, sum_up
+from loadtest.ledger import Answer, Ledger, Line, Outcome, outcome_of, outcomes, read, sum_up, together
 from loadtest.plan import ClientFault, Plan, checked, default_effects_share, default_run
 from loadtest.run import plan_for
 from loadtest.totals import Totals, quantile, read_snapshot, write_snapshot
@@ -54,6 +54,30 @@ def test_only_an_answer_that_decides_is_more_than_unknown(answer: Answer, outcom
 )
 def test_a_refusal_after_an_unknown_attempt_proves_nothing(attempts: list[Outcome], outcome: Outcome) -> None:
     assert sum_up(attempts) == outcome
+
+
+@pytest.mark.parametrize(
+    ("ends", "outcome"),
+    [
+        (["acknowledged", "acknowledged"], "acknowledged"),
+        (["acknowledged", "refused"], "refused"),
+        (["refused", "unknown", "acknowledged"], "unknown"),
+    ],
+)
+def test_a_request_to_several_arms_is_as_well_off_as_the_worst_of_them(ends: list[Outcome], outcome: Outcome) -> None:
+    assert together(ends) == outcome
+
+
+def test_a_ledger_keeps_the_arms_apart_and_leaves_the_default_one_unnamed(tmp_path: Path) -> None:
+    file = tmp_path / "r.jsonl"
+    ledger = Ledger(file, "r")
+    ledger.call("r-0", "orders", 1)
+    ledger.call("r-0", "orders", 1, "cdc")
+    ledger.answer("r-0", "orders", 1, Answer(201), "cdc")
+    ledger.close()
+    assert outcomes(read(file)) == {"r-0": "unknown"}
+    assert outcomes(read(file), "cdc") == {"r-0": "acknowledged"}
+    assert ["arm" in text for text in file.read_text().splitlines()] == [False, True, True]
 
 
 def test_a_ledger_is_read_as_it_was_written(tmp_path: Path) -> None:
@@ -130,8 +154,7 @@ def test_totals_add_up_and_are_replaced_in_one_step(tmp_path: Path) -> None:
     for _ in range(3):
         totals.sent()
     totals.not_sent()
-    totals.retried()
-    totals.ended("acknowledged", replayed=True)
+    totals.ended("acknowledged", replayed=True, retried=True)
     totals.acknowledged_after(0.0123)
     totals.ended("unknown")
     file = tmp_path / "runs" / "r" / "load.json"
