@@ -146,5 +146,11 @@ CONSUMER_ARMS: Final = {
             {"record": _NOTHING, "charge": _NOTHING, "email": _NOTHING},
             dead_letters=False,
         ),
+        ConsumerArm(
+            "kafka_transactions",
+            "output and offset in one transaction",
+            {"record": _NOTHING, "charge": _NOTHING, "output": _BOTH},
+            per_record=True,
+        ),
     )
 }

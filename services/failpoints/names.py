@@ -42,6 +42,7 @@ _EFFECTIVELY_ONCE: Final = "arm.effectively_once"
 _EFFECTIVE: Final = (_EFFECTIVELY_ONCE, "retry.effectively_once")
 _RETRYING: Final = (_AT_LEAST_ONCE, "retry.at_least_once", *_EFFECTIVE)
 _AT_MOST_ONCE: Final = ("arm.at_most_once",)
+_KAFKA_TRANSACTIONS: Final = ("arm.kafka_transactions",)
 _ARMS: Final = (*_RETRYING, *_AT_MOST_ONCE)
 
 FAILPOINTS: Final = {
@@ -117,9 +118,21 @@ FAILPOINTS: Final = {
         ),
         Failpoint(
             "process.after_dead_letter_produced_before_commit",
-            _RETRYING,
+            (*_RETRYING, *_KAFKA_TRANSACTIONS),
             "the letters of a chunk are in the dead letter topic and in the table",
             "the offset",
+        ),
+        Failpoint(
+            "process.in_transaction_before_offsets",
+            _KAFKA_TRANSACTIONS,
+            "records and charges of a batch are applied, its output is produced, within the transaction",
+            "the offsets",
+        ),
+        Failpoint(
+            "process.in_transaction_after_offsets",
+            _KAFKA_TRANSACTIONS,
+            "the offsets of the batch are in the transaction, too",
+            "its commit",
         ),
         Failpoint(
             "process.after_email_claimed_before_sent",

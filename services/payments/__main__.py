@@ -13,23 +13,20 @@ from typing import Any, Final, NoReturn
 import uvloop
 
 from services.bootstrap import Process, start_process
-from services.broker.delivery import DeliveryApp, ask_broker, make_app
+from services.broker.delivery import DeliveryApp, make_app
 from services.broker.lanes import Lanes
 from services.broker.producer import BatchProducer
 from services.broker.topics import subscriptions
 from services.domain.arms import CONSUMER_ARMS, ConsumerArm
-from services.payments import stock_faust
+from services.payments import stock_faust, transactions
 from services.payments.arms.at_least_once import AtLeastOnce
 from services.payments.arms.at_most_once import AtMostOnce, committed_first
 from services.payments.arms.base import Arm, Tools
 from services.payments.arms.effectively_once import EffectivelyOnce
 from services.payments.dispatch import Dispatch
+from services.payments.equipment import equipped
 from services.payments.handler import Handler
 from services.payments.lane import Lane
-from services.payments.ledger import Ledger
-from services.payments.patience import Patience
-from services.payments.third_party import Provider
-from services.storage.postgres import pool
 from services.telemetry.admin import serve_admin
 
 ARMS: Final[dict[str, Callable[[Tools], Arm]]] = {
@@ -37,7 +34,7 @@ ARMS: Final[dict[str, Callable[[Tools], Arm]]] = {
     "effectively_once": EffectivelyOnce,
     "at_most_once": AtMostOnce,
 }
-ROOTS: Final = {"stock_faust": stock_faust.run}  # arms that are made another way
+ROOTS: Final = {"stock_faust": stock_faust.run, "kafka_transactions": transactions.run}  # not chunk by chunk
 STOP_TIMEOUT_S: Final = 5.0
 # A chunk is thousands of objects that live for a moment; Python's defaults spend a fifth of the CPU on looking at them.
 GC_THRESHOLDS: Final = (20_000, 50, 50)
@@ -45,32 +42,10 @@ GC_THRESHOLDS: Final = (20_000, 50, 50)
 
 async def run(process: Process, arm: ConsumerArm, work: "Work") -> None:
     """Do the work until SIGTERM; returns then. Raises what ended it, with nothing unfinished committed."""
-    settings = process.settings
-    patience = Patience(arm.name, process.log, process.metrics)
-    connections = await patience.until_done(
-        "connect to Postgres",
-        lambda: pool(settings.postgres, "payments", name=settings.process, size=settings.pool_size),
-    )
-    try:
-        await patience.until_done("ask the broker", lambda: ask_broker(settings.kafka))
-        async with Provider(settings, arm.name, process.life, breaker=arm.retries) as provider:
-            ledger = Ledger(connections, arm, process.life, patience)
-            tools = Tools(
-                arm,
-                settings,
-                process.life,
-                process.log,
-                process.metrics,
-                process.failpoints,
-                ledger,
-                provider,
-                patience,
-            )
-            dispatch = Dispatch(tools, BatchProducer(settings.kafka, settings.process))
-            applying = ARMS[arm.name](tools)
-            await work(process, tools, applying, Handler(tools, applying, dispatch))
-    finally:
-        connections.terminate()  # a close would wait for a server that may be frozen
+    async with equipped(process, arm) as tools:
+        dispatch = Dispatch(tools, BatchProducer(process.settings.kafka, process.settings.process))
+        applying = ARMS[arm.name](tools)
+        await work(process, tools, applying, Handler(tools, applying, dispatch))
 
 
 async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) -> None:

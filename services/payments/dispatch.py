@@ -3,12 +3,14 @@
 import hashlib
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Protocol
 
 import msgspec
 from aiokafka.structs import ConsumerRecord
 
-from services.broker.producer import BatchProducer, Record
+from services.broker.producer import Failure as Refusal
+from services.broker.producer import Record
 from services.domain.failure_policy import TIERS, DeadLetter, Failure, Later, next_place
 from services.domain.forwarding import Forwarding, forwarded, original
 from services.domain.messages import RUN_HEADER, Coordinates, RawHeaders
@@ -25,10 +27,16 @@ class Source(msgspec.Struct, frozen=True):
     life: Forwarding
 
 
+class Sender(Protocol):
+    """Takes records; what it gives is awaited: those that were not confirmed."""
+
+    def send(self, records: Sequence[Record]) -> Awaitable[list[Refusal]]: ...
+
+
 class Dispatch:
     """The next stations of one arm's records. Everything here is safe to be done again."""
 
-    def __init__(self, tools: Tools, producer: BatchProducer) -> None:
+    def __init__(self, tools: Tools, producer: Sender) -> None:
         self._tools = tools
         self._producer = producer
         self._random = random.Random()  # noqa: S311  # jitter

@@ -31,14 +31,11 @@ from typing import Any, Final
 import faust
 
 from services.bootstrap import Process
-from services.broker.delivery import ask_broker
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.messages import Coordinates, Message, decode
-from services.payments.ledger import Ledger
-from services.payments.patience import Patience
-from services.payments.third_party import Provider
+from services.payments.arms.base import Tools
+from services.payments.equipment import equipped
 from services.settings import Settings
-from services.storage.postgres import pool
 from services.telemetry.admin import serve_admin
 
 ARM: Final = CONSUMER_ARMS["stock_faust"]
@@ -76,26 +73,21 @@ def _surroundings(settings: Settings) -> dict[str, Any]:
 class Body:
     """The body of the loop: decodes, then does the effects one after another. What goes wrong, it raises."""
 
-    def __init__(self, process: Process, ledger: Ledger, provider: Provider) -> None:
-        self._metrics = process.metrics
-        self._ledger = ledger
-        self._provider = provider
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
 
     async def apply(self, value: bytes) -> None:
         """Apply the message that the agent has in hand."""
-        message = _decode(value)
-        self._metrics.add("messaging.client.consumed.messages", 1, arm=ARM.name, topic=message.at.topic)
+        tools, message = self._tools, _decode(value)
+        tools.metrics.add("messaging.client.consumed.messages", 1, arm=ARM.name, topic=message.at.topic)
         if "charge" in message.effects:
-            await self._provider.charge(message)
-            self._count("charge")
-        await self._ledger.try_to_insert_records([message])
-        self._count("record")
+            await tools.provider.charge(message)
+            tools.count("charge", "applied")
+        await tools.ledger.try_to_insert_records([message])
+        tools.count("record", "applied")
         if "email" in message.effects:
-            await self._provider.email(message.id, message.payload.customer_id, message.at)
-            self._count("email")
-
-    def _count(self, effect: str) -> None:
-        self._metrics.add("delivery.effects", 1, arm=ARM.name, effect=effect, outcome="applied")
+            await tools.provider.email(message.id, message.payload.customer_id, message.at)
+            tools.count("email", "applied")
 
 
 def _decode(value: bytes) -> Message:
@@ -106,16 +98,8 @@ def _decode(value: bytes) -> Message:
 
 async def run(process: Process) -> None:
     """Consume until SIGTERM. Raises RuntimeError when Faust ended by itself, TimeoutError when it does not end."""
-    settings = process.settings
-    patience = Patience(ARM.name, process.log, process.metrics)
-    connections = await patience.until_done(
-        "connect to Postgres",
-        lambda: pool(settings.postgres, "payments", name=settings.process, size=settings.pool_size),
-    )
-    await patience.until_done("ask the broker", lambda: ask_broker(settings.kafka))
-    async with Provider(settings, ARM.name, process.life, breaker=False) as provider:
-        body = Body(process, Ledger(connections, ARM, process.life, patience), provider)
-        await _consume(process, stock_app(settings, body.apply))
+    async with equipped(process, ARM) as tools:
+        await _consume(process, stock_app(process.settings, Body(tools).apply))
 
 
 async def _consume(process: Process, app: faust.App) -> None:

@@ -5,20 +5,27 @@ Every case sends its own records and looks at their ids only.
 
 import asyncio
 from collections import Counter
+from collections.abc import Sequence
 from functools import partial
 
 import pytest
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
+from services.domain.arms import CONSUMER_ARMS
+from services.domain.forwarding import ORIGIN
 from services.stack import client
 from tests.conftest import Lab
 from tests.integration.test_arms import (
     ALL_EFFECTS,
     Bench,
+    Sent,
     databases,
     duplicated,
     lost,
     until,
 )
+
+ARM_KT = "kafka_transactions"
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -119,3 +126,56 @@ async def test_stock_faust_loses_messages_whose_call_failed_and_commits_past_the
     await asyncio.to_thread(client.clear, bench.home)
     applied = await bench.applied("stock_faust", "record", sent)
     assert 2 <= len(lost(applied, sent)) < len(sent), "each exception restarts the agent, after five seconds"
+
+
+async def test_kafka_transactions_puts_everything_out_once_while_nothing_fails(bench: Bench) -> None:
+    sent = await bench.send_messages(100, "record,charge")
+    plain = await bench.send_messages(1000, "record", customers=200)
+    await until(partial(bench._at_the_end, ARM_KT), f"{ARM_KT} to have read everything")
+    for effect in ("record", "charge"):
+        assert await bench.applied(ARM_KT, effect, sent) == Counter({s.id: 1 for s in sent})
+    assert await output(bench, [*sent, *plain]) == Counter({s.at: 1 for s in [*sent, *plain]})
+
+
+@pytest.mark.parametrize("gap", ["process.in_transaction_before_offsets", "process.in_transaction_after_offsets"])
+async def test_kafka_transactions_killed_within_one_doubles_charges_and_records_and_never_its_output(
+    bench: Bench, gap: str
+) -> None:
+    process = f"arm.{ARM_KT}#0"
+    deaths = (await bench.restarts(process))[process]
+    await bench.arm(gap, f"kill nth=2 count=1 arm={ARM_KT}")
+    sent = await bench.send_messages(200, "record,charge")
+    await restarted(bench, process, deaths)
+    await until(partial(bench._at_the_end, ARM_KT), f"{ARM_KT} to have read everything")
+    assert await output(bench, sent) == Counter({s.at: 1 for s in sent})
+    for effect in ("record", "charge"):
+        assert duplicated(await bench.applied(ARM_KT, effect, sent))
+
+
+async def output(bench: Bench, sent: Sequence[Sent]) -> Counter[str]:
+    """How often each of these records is in the output topic, for a reader of committed records."""
+    wanted = {s.at for s in sent}
+    found = await asyncio.to_thread(_origins, bench.kafka, CONSUMER_ARMS[ARM_KT].output_topic)
+    return Counter(at for at in found if at in wanted)
+
+
+def _origins(bootstrap: str, topic: str) -> list[str]:
+    consumer = Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": "test",
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "earliest",
+            "enable.partition.eof": True,
+        }
+    )
+    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
+    found = []
+    while True:
+        for message in consumer.consume(500, 10):
+            if message.error() is not None:
+                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+                consumer.close()
+                return found
+            found.append(dict(message.headers())[ORIGIN].decode())

@@ -1,0 +1,208 @@
+"""Arm `kafka_transactions`: consume, transform, produce in one Kafka transaction a batch, with other effects inside it.
+
+    1. begin
+    2. charge        without Idempotency-Key: no part of the transaction, however much it looks like one
+    3. record        autocommit in Postgres: no part of it either
+    4. output        each record once more, with where it comes from, to the output topic
+    5. offsets       added to the transaction, under the generation in which the batch was read
+    6. commit        4 and 5 become true together
+
+Whatever goes wrong: abort, go back to the committed positions, do the batch again. So 4 happens once for whoever reads
+committed records only, and 2 and 3 as often as the batch was tried. What fails for ever, or too often, is dead-lettered
+inside the transaction. A process that was replaced while it was frozen fails at 5 or 6 and ends; its next life is new.
+"""
+
+import asyncio
+import random
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Final
+
+from services.bootstrap import Process
+from services.broker.producer import Failure as Refusal
+from services.broker.producer import Record
+from services.broker.topics import subscriptions
+from services.broker.transactor import Aborted, Fetched, Transactor
+from services.domain.arms import CONSUMER_ARMS
+from services.domain.failure_policy import Failure, Retry, decide
+from services.domain.forwarding import Forwarding, forwarded
+from services.domain.messages import Message
+from services.failpoints import InjectedError
+from services.payments.arms.base import Tools, wanting, without
+from services.payments.dispatch import Dispatch
+from services.payments.equipment import equipped
+from services.payments.handler import Taken
+from services.payments.patience import failure_of
+from services.payments.tries import Tries
+from services.payments.unapplied import Letter, Unapplied
+from services.storage.postgres import AWAY
+from services.telemetry.admin import serve_admin
+
+ARM: Final = CONSUMER_ARMS["kafka_transactions"]
+STOP_TIMEOUT_S: Final = 5.0
+WORK: Final = 0.6  # of the time that the broker gives a transaction, for the effects
+
+
+class Undone(Exception):
+    """An effect failed, so the transaction is given up."""
+
+
+class KafkaTransactions:
+    """Batch after batch, each in a transaction of its own."""
+
+    def __init__(self, tools: Tools, transactor: Transactor) -> None:
+        self._tools = tools
+        self._transactor = transactor
+        self._dispatch = Dispatch(tools, _Sender(transactor))
+        self._tries = Tries()
+        self._size = tools.settings.chunk
+        self._failures = 0  # in a row
+        self._failing_since_s = 0.0
+        self._random = random.Random()  # noqa: S311  # jitter
+        self.stopping = False
+
+    async def run(self) -> None:
+        """Work until `stopping`. Raises what ends the process: Fenced, or what the broker does not let pass."""
+        while not self.stopping:
+            batch = await asyncio.to_thread(self._transactor.fetch, self._size)
+            if self._transactor.moved:
+                self._tries = Tries()  # others have them now, or they come again
+            if batch:
+                await self._handle(batch)
+
+    async def _handle(self, batch: Sequence[Fetched]) -> None:
+        tools = self._tools
+        positions = {f"{record.topic}/{record.partition}": record.offset + 1 for record in batch}
+        self._tell_received(batch)
+        taken = Taken(batch, now_ms=sys.maxsize)  # nothing waits for its time here
+        try:
+            self._transactor.begin()
+            sent = await self._work(taken)
+            await tools.failpoints.hit("process.in_transaction_before_offsets")
+            await asyncio.to_thread(self._transactor.send_offsets, batch)
+            await tools.failpoints.hit("process.in_transaction_after_offsets")
+            await asyncio.to_thread(self._transactor.commit)
+        except (Aborted, Undone, InjectedError) as error:
+            await self._abort(positions, error)
+        else:
+            self._done(positions, taken, sent)
+
+    async def _work(self, taken: Taken) -> int:
+        """Steps 2 to 4; returns how many records were sent to the output topic. Raises Undone and Aborted."""
+        given_up = self._tries.given_up(taken.messages) + Unapplied(taken.letters)
+        good = without(given_up, taken.messages)
+        try:
+            async with asyncio.timeout(WORK * self._transactor.expires_s):
+                charging = wanting("charge", good)
+                self._check(await self._tools.each("charge", charging, self._tools.provider.charge))
+                await self._insert_records(good)
+                self._check(self._output(taken, good))
+                if given_up:
+                    await self._dispatch.send_on(taken.sources, given_up)
+        except TimeoutError:
+            self._halve()
+            raise Undone("the effects took too long for a transaction") from None
+        return len(good)
+
+    def _check(self, failed: Unapplied) -> None:
+        if failed:
+            self._tries.note(failed)
+            raise Undone(f"{len(failed)} messages failed")
+
+    async def _insert_records(self, messages: Sequence[Message]) -> None:
+        try:
+            await self._tools.ledger.try_to_insert_records(messages)
+        except AWAY as error:
+            failure = failure_of(error)
+            if not failure.retryable:
+                self._suspect(messages, failure)
+            raise Undone(f"record: {failure.detail}") from error
+        self._tools.count("record", "applied", len(messages))
+
+    def _suspect(self, messages: Sequence[Message], failure: Failure) -> None:
+        """One of these cannot be inserted: found by halving the batch."""
+        if len(messages) == 1:
+            at, message_id = messages[0].at, messages[0].id
+            self._tries.note(Unapplied([Letter(at, message_id, "refused", f"record: {failure.detail}")]))
+        else:
+            self._halve()
+
+    def _output(self, taken: Taken, messages: Sequence[Message]) -> Unapplied:
+        """Send each record on as it is; returns those that are refused for ever."""
+        records = []
+        for message in messages:
+            record = taken.sources[message.at].record
+            headers = forwarded(record.headers, Forwarding(origin=message.at))
+            records.append((ARM.output_topic, record.key, record.value, headers))
+        refused = [(messages[one.index], one.reason) for one in self._transactor.produce(records)]
+        return Unapplied([Letter(m.at, m.id, "refused", f"output: {reason}") for m, reason in refused])
+
+    def _halve(self) -> None:
+        self._size = max(1, self._size // 2)
+
+    async def _abort(self, positions: dict[str, int], error: Exception) -> None:
+        """Give the transaction up and wait, longer each time. Raises the error when it goes on for too long."""
+        tools = self._tools
+        tools.log.event("transaction.aborted", "warning", positions=positions, error=f"{error}"[:300])
+        tools.metrics.add("delivery.offset_commits", 1, arm=ARM.name, outcome="failed")
+        await asyncio.to_thread(self._transactor.abort)
+        self._failing_since_s = self._failing_since_s if self._failures else time.monotonic()
+        self._failures += 1
+        elapsed_s = time.monotonic() - self._failing_since_s
+        decision = decide(
+            Failure("connection", True), attempt=self._failures, elapsed_s=elapsed_s, draw=self._random.random()
+        )
+        if not isinstance(decision, Retry):
+            raise error
+        await asyncio.sleep(decision.delay_s)
+
+    def _done(self, positions: dict[str, int], taken: Taken, sent: int) -> None:
+        self._tries.forget(taken.messages)
+        self._failures = 0
+        self._size = min(self._tools.settings.chunk, 2 * self._size)
+        self._tools.count("output", "applied", sent)
+        self._tools.metrics.add("delivery.offset_commits", 1, arm=ARM.name, outcome="committed")
+        self._tools.log.event("offset.committed", positions=positions)
+
+    def _tell_received(self, batch: Sequence[Fetched]) -> None:
+        counts: dict[tuple[str, int], int] = {}
+        for record in batch:
+            counts[record.topic, record.partition] = counts.get((record.topic, record.partition), 0) + 1
+        for (topic, partition), count in counts.items():
+            self._tools.metrics.add("messaging.client.consumed.messages", count, arm=ARM.name, topic=topic)
+            self._tools.log.event("offset.received", topic=topic, partition=partition, count=count)
+
+
+class _Sender:
+    """What `Dispatch` sends by: into the transaction that is open."""
+
+    def __init__(self, transactor: Transactor) -> None:
+        self._transactor = transactor
+
+    async def send(self, records: Sequence[Record]) -> list[Refusal]:
+        return self._transactor.produce(records)
+
+
+async def run(process: Process) -> None:
+    """Work until SIGTERM. Raises what ended it, and TimeoutError when the batch in hand did not end."""
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    settings, topics = process.settings, [topic.name for topic in dict(subscriptions())[ARM.group]]
+    async with equipped(process, ARM) as tools:
+        transactor = await asyncio.to_thread(Transactor, ARM.group, topics, settings)
+        arm = KafkaTransactions(tools, transactor)
+        await serve_admin(
+            settings.bind, settings.admin_port, process.metrics,
+            lambda: "" if transactor.assigned else "an assignment of partitions",
+        )  # fmt: skip
+        work = asyncio.create_task(arm.run(), name="transactions")
+        asked = asyncio.create_task(stop.wait(), name="signal")
+        await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
+        process.log.event("process.stopping", asked=stop.is_set())
+        arm.stopping = True
+        async with asyncio.timeout(STOP_TIMEOUT_S):
+            await work
+            await asyncio.to_thread(transactor.close)
