@@ -47,7 +47,11 @@ def audit(
     settings = read_settings({**place.addresses(), "LAB_HOME": str(place.path)})
     arms = arms_of(place)
     try:
-        document = asyncio.run(carry_out(settings, run, ledger=ledger, arms=arms.consumers, say=_progress()))
+        document = asyncio.run(
+            carry_out(
+                settings, run, ledger=ledger, arms=arms.consumers, publishers=arms.publishers, say=_progress()
+            )
+        )  # fmt: skip
     except Unreachable as error:
         fail(Exit.NOT_UP, f"{error}; see `lab status`")
     if as_json:

@@ -20,17 +20,16 @@ from services.auditor.judge import judge_accept, judge_process, judge_publish, s
 from services.auditor.ledger import ClientLedger
 from services.auditor.stores import Stores, Unreachable, reaching
 from services.broker.reader import Bounds, Offsets, TopicReader, bounds
-from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, ConsumerArm
+from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS, ConsumerArm, PublisherArm
 from services.domain.audit import AuditDocument, AuditRow, Evidence
-from services.domain.messages import KINDS, Coordinates, Kind
+from services.domain.messages import Coordinates
 from services.settings import Settings
 
 __all__ = ["Unreachable", "audit"]
 
 Say = Callable[[str], None]
 
-_OUTBOX: Final = PUBLISHER_ARMS["outbox"].name
-_TOPICS: Final = tuple(kind.topic for kind in KINDS)
+_DEFAULT: Final = PUBLISHER_ARMS[DEFAULT_PUBLISHER]  # whose topics the consumer arms read
 
 
 async def audit(
@@ -39,6 +38,7 @@ async def audit(
     *,
     ledger: Path | None = None,
     arms: Collection[ConsumerArm] = tuple(CONSUMER_ARMS.values()),
+    publishers: Collection[PublisherArm] = (_DEFAULT,),
     say: Say = lambda _: None,
 ) -> AuditDocument:
     """Audit one run, or all. `ledger` is the client ledger's folder, else that of the lab; `say` hears the progress.
@@ -46,37 +46,43 @@ async def audit(
     Raises Unreachable when a store cannot be read.
     """
     folder = Path(settings.home) / "ledger" if ledger is None else ledger
-    return await _Audit(Stores(settings, run), ClientLedger(folder, run), say).carry_out(arms)
+    return await _Audit(Stores(settings, run), ClientLedger(folder, run), publishers, say).carry_out(arms)
 
 
 class _Audit:
     """The reads in their order; what each hop needs is let go of as soon as the hop is judged."""
 
-    def __init__(self, stores: Stores, client: ClientLedger, say: Say) -> None:
+    def __init__(self, stores: Stores, client: ClientLedger, publishers: Collection[PublisherArm], say: Say) -> None:
         self._stores = stores
         self._client = client
+        self._publishers = publishers
         self._say = say
         self._kafka = stores.settings.kafka
-        self._ids: dict[str, set[Key]] = {}  # by kind: messages with an intent
+        self._ids: dict[str, set[Key]] = {}  # by database: messages with an intent
+        self._truncated: set[str] = set()
         self._out_of_scope = 0
+        self._undecodable = 0
 
     async def carry_out(self, arms: Collection[ConsumerArm]) -> AuditDocument:
         begun, at = time.monotonic(), datetime.now(UTC)
         accept = await self._accept()
         starts = [await begin(self._stores, arm) for arm in arms]
-        first, limits = await self._look({})
+        first, limits = await self._look(_DEFAULT, {})
         process = [
             case
             for arm, start in zip(arms, starts, strict=True)
             for case in await self._process(arm, first.published, start)
         ]
-        second, _ = await self._look(limits.ends)
+        second, _ = await self._look(_DEFAULT, limits.ends)
         newer = second.published.places()
         for case in process:
             case.judgement.excuse(second.published.wanting(case.judgement.row.effect))
             case.judgement.excuse(newer)
-        truncated = {f"{topic}/{number}" for (topic, number), offset in limits.firsts.items() if offset > 0}
-        publish = [await self._publish(kind, (first, second), truncated) for kind in KINDS]
+        publish = await self._published(_DEFAULT, (first, second)) if _DEFAULT in self._publishers else []
+        del first, second
+        for publisher in self._publishers:
+            if publisher is not _DEFAULT:
+                publish += await self._published(publisher, await self._look_twice(publisher))
         cases = [*accept, *publish, *process]
         for case in cases:
             case.judgement.settle()
@@ -91,9 +97,9 @@ class _Audit:
             evidence_left_out=left_out(rows, evidence),
             run=self._stores.run,
             out_of_scope=self._out_of_scope,
-            undecodable=first.published.undecodable,
+            undecodable=self._undecodable,
             ledger_lines_skipped=self._client.skipped,
-            truncated=sorted(truncated),
+            truncated=sorted(self._truncated),
             took_s=round(time.monotonic() - begun, 3),
         )
 
@@ -101,16 +107,15 @@ class _Audit:
         """Ledger, then intents; then the ledger's news, which explain intents that are newer than the first read."""
         await self._read_ledger()
         judged = []
-        for kind in KINDS:
-            self._say(f"the intents of {kind.name}")
-            intents = await self._stores.intents(kind)
-            self._ids[kind.name] = intents.ids
-            answers = self._client.answers[kind.name]
-            judgement = judge_accept(AuditRow(hop="accept", arm=_OUTBOX, effect="intent"), answers, intents)
-            judged.append((kind.name, intents.by_key, judgement))
+        for arm in self._publishers:
+            for kind in arm.kinds:
+                self._say(f"the intents of {arm.producer(kind)}")
+                intents, answers = await self._stores.intents(arm, kind), self._client.answers(arm, kind)
+                self._ids[arm.database(kind)] = intents.ids
+                judgement = judge_accept(AuditRow(hop="accept", arm=arm.name, effect="intent"), answers, intents)
+                judged.append((answers, intents.by_key, judgement))
         await self._read_ledger()
-        for name, made, judgement in judged:
-            answers = self._client.answers[name]
+        for answers, made, judgement in judged:
             judgement.excuse({key for key in judgement.unexpected if answers.outcome(key) != "refused"})
             self._out_of_scope += sum(len(made[key]) for key in made.keys() - answers.keys())
         return [
@@ -122,13 +127,20 @@ class _Audit:
         with reaching("the client ledger"):
             await asyncio.to_thread(self._client.read)
 
-    async def _look(self, starts: Offsets) -> tuple[PublishLook, Bounds]:
+    async def _look_twice(self, arm: PublisherArm) -> tuple[PublishLook, PublishLook]:
+        first, limits = await self._look(arm, {})
+        second, _ = await self._look(arm, limits.ends)
+        return first, second
+
+    async def _look(self, arm: PublisherArm, starts: Offsets) -> tuple[PublishLook, Bounds]:
         """The outbox, then the topics from `starts` to where they end by then."""
-        self._say("the outboxes")
-        outbox = await self._stores.outbox()
+        self._say(f"the outboxes of {arm.name}")
+        outbox = await self._stores.outbox(arm)
         with reaching("Kafka"):
-            limits = await asyncio.to_thread(bounds, self._kafka, _TOPICS)
+            limits = await asyncio.to_thread(bounds, self._kafka, [arm.topic(kind) for kind in arm.kinds])
             published = await self._topics(starts, limits.ends)
+        self._truncated.update(f"{topic}/{number}" for (topic, number), offset in limits.firsts.items() if offset > 0)
+        self._undecodable += published.undecodable
         return PublishLook(outbox, published), limits
 
     async def _topics(self, starts: Offsets, ends: Offsets) -> Published:
@@ -169,20 +181,26 @@ class _Audit:
             return ()
         return set(published.copies.keys()).union(*self._ids.values())
 
-    async def _publish(self, kind: Kind, looks: tuple[PublishLook, PublishLook], truncated: Collection[str]) -> Case:
-        gone = any(partition.startswith(f"{kind.topic}/") for partition in truncated)
-        row = AuditRow(hop="publish", arm=_OUTBOX, effect="publication")
-        judgement = judge_publish(row, kind.topic, self._ids[kind.name], looks, truncated=gone)
-        judgement.excuse(await self._stores.traceparents(kind, judgement.unexpected))
-        return Case(judgement, _of_publish(looks))
+    async def _published(self, arm: PublisherArm, looks: tuple[PublishLook, PublishLook]) -> list[Case]:
+        cases = []
+        for kind in arm.kinds:
+            topic, ids = arm.topic(kind), self._ids[arm.database(kind)]
+            gone = any(partition.startswith(f"{topic}/") for partition in self._truncated)
+            row = AuditRow(hop="publish", arm=arm.name, effect="publication")
+            judgement = judge_publish(row, topic, ids, looks, truncated=gone)
+            judgement.excuse(await self._stores.traceparents(arm, kind, judgement.unexpected))
+            cases.append(Case(judgement, _of_publish(looks)))
+        return cases
 
     async def _trace(self, evidence: Collection[Evidence]) -> None:
         """Say of each listed message which trace made it."""
         keys = {key_of(item.message_id) for item in evidence if item.message_id}
-        traces = [await self._stores.traceparents(kind, keys) for kind in KINDS]
-        found = {name_of(key): trace_id(text) for trace in traces for key, text in trace.items()}
+        found: dict[Key, str] = {}
+        for arm in self._publishers:
+            for kind in arm.kinds:
+                found |= await self._stores.traceparents(arm, kind, keys)
         for item in evidence:
-            item.trace_id = found.get(item.message_id)
+            item.trace_id = trace_id(found.get(key_of(item.message_id), "")) if item.message_id else None
 
 
 def _of_key(made: Mapping[str, Sequence[bytes]]) -> Describe:

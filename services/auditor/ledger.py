@@ -7,7 +7,8 @@ from typing import Literal
 import msgspec
 
 from services.auditor.history import Answers, Outcome
-from services.domain.messages import KINDS
+from services.domain.arms import DEFAULT_PUBLISHER, PublisherArm
+from services.domain.messages import Kind
 
 
 class _Line(msgspec.Struct):
@@ -16,13 +17,14 @@ class _Line(msgspec.Struct):
     kind: Literal["orders", "refunds"]
     phase: Literal["call", "answer", "not_sent"]
     outcome: Outcome = "unknown"
+    arm: str = DEFAULT_PUBLISHER  # the publisher arm that was called
 
 
 class ClientLedger:
     """Reads every `*.jsonl` of a folder; a second read goes on where the first ended. No folder: nobody called."""
 
     def __init__(self, folder: Path, run: str | None = None) -> None:
-        self.answers = {kind.name: Answers() for kind in KINDS}
+        self._answers: dict[tuple[str, str], Answers] = {}
         self._folder = folder
         self._run = run
         self._read: dict[Path, int] = {}  # bytes, up to the end of the last whole line
@@ -34,6 +36,10 @@ class ClientLedger:
     def skipped(self) -> int:
         """Lines that were not taken in: cut, or not of the ledger's form."""
         return self._misfits + self._cut
+
+    def answers(self, arm: PublisherArm, kind: Kind) -> Answers:
+        """What the clients of the arm were told about messages of the kind."""
+        return self._answers.setdefault((arm.name, kind.name), Answers())
 
     def read(self) -> None:
         """Take in what there is by now."""
@@ -60,7 +66,7 @@ class ClientLedger:
             return
         if self._run not in (None, line.run):
             return
-        answers = self.answers[line.kind]
+        answers = self._answers.setdefault((line.arm, line.kind), Answers())
         if line.phase == "call":
             answers.called(line.key)
         elif line.phase == "answer":

@@ -7,8 +7,19 @@ SELECT uuid_send(message_id) AS id, idempotency_key AS key FROM intents WHERE $1
 SELECT uuid_send(message_id) AS id, traceparent FROM intents
 WHERE message_id = ANY ($1::uuid[]) AND ($2::text IS NULL OR run = $2);
 
--- outbox: what has not left; one statement, because a row that is set aside between two would be in neither
+-- until_confirmed: what has not left; one statement, because a row that is set aside between two would be in neither
 SELECT uuid_send(message_id) AS id, NULL AS reason FROM outbox
+UNION ALL
+SELECT uuid_send(message_id), reason FROM outbox_set_aside;
+
+-- cursor: rows stay, and those above the position that was published last have not left
+SELECT uuid_send(message_id) AS id, NULL AS reason FROM outbox WHERE position > (SELECT position FROM progress)
+UNION ALL
+SELECT uuid_send(message_id), reason FROM outbox_set_aside;
+
+-- snapshot: rows stay a while, and those of transactions that the confirmed snapshot does not see have not left
+SELECT uuid_send(message_id) AS id, NULL AS reason FROM outbox
+WHERE pg_visible_in_snapshot(xid, (SELECT snapshot FROM progress)) IS NOT TRUE
 UNION ALL
 SELECT uuid_send(message_id), reason FROM outbox_set_aside;
 

@@ -13,8 +13,8 @@ import msgspec
 from confluent_kafka import KafkaException
 
 from services.auditor.history import Intents, Key, Letter, Letters, Outbox, Redrives, coordinates_of, key_of
-from services.domain.arms import ConsumerArm
-from services.domain.messages import KINDS, Coordinates, Kind
+from services.domain.arms import ConsumerArm, PublisherArm
+from services.domain.messages import Coordinates, Kind
 from services.settings import Settings
 from services.storage.postgres import connect, statements
 
@@ -55,29 +55,28 @@ class Stores(msgspec.Struct, frozen=True):
     settings: Settings
     run: str | None
 
-    async def intents(self, kind: Kind) -> Intents:
+    async def intents(self, arm: PublisherArm, kind: Kind) -> Intents:
         """Every intent of the kind."""
         found = Intents()
-        async for rows in self._producer(kind, "intents", self.run):
+        async for rows in self._producer(arm, kind, "intents", self.run):
             for row in rows:
                 found.add(row[0], row[1])
         return found
 
-    async def traceparents(self, kind: Kind, messages: Iterable[Key]) -> dict[Key, str]:
+    async def traceparents(self, arm: PublisherArm, kind: Kind, messages: Iterable[Key]) -> dict[Key, str]:
         """Which of these messages have an intent of the kind by now, with the trace that made it."""
         wanted = [UUID(bytes=key) for key in messages if isinstance(key, bytes)]
         if not wanted:
             return {}
-        return {
-            row[0]: row[1] async for rows in self._producer(kind, "intents_among", wanted, self.run) for row in rows
-        }
+        chunks = self._producer(arm, kind, "intents_among", wanted, self.run)
+        return {row[0]: row[1] async for rows in chunks for row in rows}
 
-    async def outbox(self) -> Outbox:
-        """What has not left the producers' databases, of every run."""
+    async def outbox(self, arm: PublisherArm) -> Outbox:
+        """What has not left the arm's databases, of every run."""
         pending: set[Key] = set()
         set_aside: dict[Key, str] = {}
-        for kind in KINDS:
-            async for rows in self._producer(kind, "outbox"):
+        for kind in arm.kinds if arm.outbox != "none" else ():
+            async for rows in self._producer(arm, kind, arm.outbox):
                 pending.update(row[0] for row in rows if row[1] is None)
                 set_aside.update((row[0], row[1]) for row in rows if row[1] is not None)
         return Outbox(pending, set_aside)
@@ -138,8 +137,10 @@ class Stores(msgspec.Struct, frozen=True):
     def _provider(self, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
         return _chunks(self.settings.ledger, "provider", _SQL[statement], *arguments)
 
-    def _producer(self, kind: Kind, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
-        return _chunks(self.settings.postgres, kind.name, _SQL[statement], *arguments)
+    def _producer(
+        self, arm: PublisherArm, kind: Kind, statement: str, *arguments: Any
+    ) -> AsyncIterator[Sequence[Any]]:  # fmt: skip
+        return _chunks(self.settings.postgres, arm.database(kind), _SQL[statement], *arguments)
 
     def _arm(self, arm: ConsumerArm, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
         # the schema's name comes from the code's own table, never from input

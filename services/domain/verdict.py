@@ -8,7 +8,7 @@ from typing import Final, Literal
 
 import msgspec
 
-from services.domain.arms import ACCEPT_PROMISES, CONSUMER_ARMS, PUBLISHER_ARMS, Promise
+from services.domain.arms import ACCEPT_PROMISES, CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS, Promise
 from services.domain.audit import AuditRow
 
 Verdict = Literal["PASS", "INCONCLUSIVE", "FAIL"]
@@ -99,8 +99,7 @@ def _tested(promise: Promise, row: AuditRow, chances: Chances) -> str:
             else (chances.replayed, "retries answered from the stored answer")
         )
         return f"{count} {what}" if count else ""
-    part = "relay" if row.hop == "publish" else f"arm.{row.arm}"
-    kills = chances.kills.get(part, 0)
+    kills = chances.kills.get(_part(row), 0)
     killed = f"{kills} kills in its gaps" if kills else ""
     if promise == "no_loss":
         return killed
@@ -110,3 +109,10 @@ def _tested(promise: Promise, row: AuditRow, chances: Chances) -> str:
         return killed  # it meets no id again that it would know of: what could be done twice is in what a kill cut
     met = chances.met_again.get(row.arm, 0)
     return f"{met} applied ids met again" if met else ""
+
+
+def _part(row: AuditRow) -> str:
+    """The part in whose gaps the promise may break."""
+    if row.hop == "process":
+        return f"arm.{row.arm}"
+    return "relay" if row.arm == DEFAULT_PUBLISHER else row.arm

@@ -19,7 +19,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from services.auditor.audit import Unreachable, audit
 from services.broker.reader import TopicReader, bounds
 from services.broker.topics import Topic, topics_of
-from services.domain.arms import ConsumerArm, Promise
+from services.domain.arms import PUBLISHER_ARMS, ConsumerArm, Promise, PublisherArm
 from services.domain.audit import AuditDocument, AuditRow, Evidence
 from services.domain.effects import EFFECTS
 from services.domain.messages import KINDS, ORDERS, Coordinates, Kind, record_headers
@@ -28,6 +28,17 @@ from services.storage.postgres import connect
 
 SCHEMA = Path(__file__).parents[2] / "services" / "payments" / "schema"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
+ACCEPT = SCHEMA.parents[1] / "accept"
+INTENT = """INSERT INTO intents (message_id, business_id, customer_id, amount_cents, currency, effects, run,
+                                 idempotency_key, digest, traceparent)
+            VALUES ($1, $2, 'c', 100, 'EUR', '{record}', $3, $2, '', $4)"""
+ENQUEUE = "INSERT INTO outbox (message_id, shard, key, type, payload, headers) VALUES ($1, 0, 'c', 't', '', '{}')"
+# how each kind of outbox says that all of its rows by now have left
+CONFIRM = {
+    "until_confirmed": "DELETE FROM outbox",
+    "cursor": "UPDATE progress SET position = (SELECT max(position) FROM outbox)",
+    "snapshot": "UPDATE progress SET snapshot = pg_current_snapshot()",
+}
 Headers = Sequence[tuple[str, bytes]]
 
 
@@ -90,12 +101,8 @@ class World:
         """One message, from its call to its effects."""
         message_id, business_id = uuid4(), f"b-{uuid4().hex}"
         self.write_ledger({"phase": "call"}, business_id, kind)
-        await self.databases[kind.name].execute(
-            """INSERT INTO intents (message_id, business_id, customer_id, amount_cents, currency, effects, run,
-                                    idempotency_key, digest, traceparent)
-               VALUES ($1, $2, 'c', 100, 'EUR', '{record,charge,email}', $3, $2, '', $4)""",
-            message_id, business_id, self.run, f"00-{TRACE}-b7ad6b7169203331-01",
-        )  # fmt: skip
+        traceparent = f"00-{TRACE}-b7ad6b7169203331-01"
+        await self.databases[kind.name].execute(INTENT, message_id, business_id, self.run, traceparent)
         self.write_ledger({"phase": "answer", "outcome": "acknowledged", "status": 201}, business_id, kind)
         at = self.publish(message_id, kind) if publish else Coordinates(kind.topic, 0, -1)
         message = Message(message_id, kind, business_id, at)
@@ -537,6 +544,78 @@ async def test_a_refusal_with_an_intent_is_unexpected_and_a_call_without_one_unc
     document = await world.audit()
     states = {item.state: item.key for item in evidence(document)}
     assert states == {"unexpected": world.messages[0].business_id, "uncertain": "never-answered"}
+
+
+@asynccontextmanager
+async def publisher_of(world: World, outbox: Any) -> AsyncIterator[tuple[PublisherArm, Any]]:
+    """A publisher arm with a topic and a database of its own, and a connection to that."""
+    arm = PublisherArm(f"audited_{uuid4().hex[:8]}", "", frozenset(), outbox, (ORDERS,))
+    admin = AdminClient({"bootstrap.servers": world.settings.kafka})
+    (made,) = admin.create_topics([NewTopic(arm.topic(ORDERS), 1, 1)], operation_timeout=30).values()
+    made.result()
+    server = await connect(world.settings.postgres, "postgres", name="test")
+    await server.execute(f'CREATE DATABASE "{arm.database(ORDERS)}"')
+    database = await connect(world.settings.postgres, arm.database(ORDERS), name="test")
+    own = {"cursor": "id_cursor", "snapshot": "cdc"}.get(outbox, "schema")
+    for file in dict.fromkeys((ACCEPT / f"{own}.sql", ACCEPT.parent / "storage" / "outbox.sql", ACCEPT / "schema.sql")):
+        await database.execute(file.read_text())
+    try:
+        yield arm, database
+    finally:
+        await database.close()
+        await server.execute(f'DROP DATABASE "{arm.database(ORDERS)}" WITH (FORCE)')
+        await server.close()
+        (gone,) = admin.delete_topics([arm.topic(ORDERS)], operation_timeout=30).values()
+        gone.result()
+
+
+@pytest.mark.parametrize("outbox", ["until_confirmed", "cursor", "snapshot", "none"])
+async def test_a_publisher_arm_is_judged_by_its_own_databases_and_topic(world: World, outbox: str) -> None:
+    async with publisher_of(world, outbox) as (arm, database):
+        ids = {name: uuid4() for name in ("fine", "twice", "skipped", "waits", "unconfirmed", "ghost")}
+
+        async def intend(*names: str) -> None:
+            for name in names:
+                key = f"{world.run}-{name}"
+                for fields in ({"phase": "call"}, {"phase": "answer", "outcome": "acknowledged"}):
+                    world.write_ledger({**fields, "arm": arm.name}, key, ORDERS)
+                await database.execute(INTENT, ids[name], key, world.run, f"00-{TRACE}-b7ad6b7169203331-01")
+                if outbox != "none":
+                    await database.execute(ENQUEUE, ids[name])
+
+        await intend("fine", "twice", "skipped")
+        if outbox != "none":
+            await database.execute(CONFIRM[outbox])
+        await intend("waits", "unconfirmed")
+        for name in ("fine", "twice", "twice", "unconfirmed", "ghost"):
+            world.produce(arm.topic(ORDERS), world.headers(ids[name], ORDERS))
+        document = await audit(world.settings, world.run, ledger=world.ledger, arms=[], publishers=[arm])
+    names = {str(message_id): name for name, message_id in ids.items()}
+    named = {(item.state, names[item.message_id or ""], item.trace_id) for item in evidence(document)}
+    found = row(document, "publish", "publication")
+    assert row(document, "accept", "intent").applied_once == 5
+    assert (found.arm, found.expected, found.applied_once, found.duplicated, found.unexpected) == (arm.name, 5, 2, 1, 1)
+    expected = {("duplicated", "twice", TRACE), ("lost", "skipped", TRACE), ("unexpected", "ghost", None)}
+    if outbox == "none":
+        assert (found.lost, found.waiting, found.also_held) == (2, 0, 0)
+        assert named == expected | {("lost", "waits", TRACE)}
+    else:
+        assert (found.lost, found.waiting, found.also_held) == (1, 1, 1)
+        assert named == expected
+
+
+async def test_publisher_arms_never_mix(world: World) -> None:
+    async with publisher_of(world, "until_confirmed") as (arm, _):
+        world.produce(arm.topic(ORDERS), world.headers(world.messages[0].id, ORDERS))
+        publishers = [PUBLISHER_ARMS["outbox"], arm]
+        document = await audit(
+            world.settings, world.run, ledger=world.ledger, arms=[world.arm], publishers=publishers
+        )  # fmt: skip
+    rows = {(found.hop, found.arm): found for found in document.rows if found.hop != "process"}
+    assert list(rows) == [("accept", "outbox"), ("accept", arm.name), ("publish", "outbox"), ("publish", arm.name)]
+    assert (rows["publish", "outbox"].applied_once, rows["publish", "outbox"].duplicated) == (6, 0)
+    assert (rows["publish", arm.name].expected, rows["publish", arm.name].unexpected) == (0, 1)
+    assert row(document, "process", "record").applied_once == 6
 
 
 async def test_a_store_that_is_away_is_named(settings: Settings, tmp_path: Path) -> None:

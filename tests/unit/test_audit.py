@@ -34,16 +34,17 @@ from services.auditor.judge import (
     seem_lost,
 )
 from services.auditor.ledger import ClientLedger
-from services.domain.arms import ConsumerArm
+from services.domain.arms import PUBLISHER_ARMS, ConsumerArm
 from services.domain.audit import COUNTS, NOT_APPLIED, AuditRow
-from services.domain.messages import Coordinates
+from services.domain.messages import ORDERS, REFUNDS, Coordinates
 
 ARM = ConsumerArm("tried", "", {})
 PER_RECORD = ConsumerArm("tried", "", {}, per_record=True)
-ORDERS = "orders.v1"
+OUTBOX = PUBLISHER_ARMS["outbox"]
+TOPIC = ORDERS.topic
 
 
-def at(offset: int, topic: str = ORDERS, partition: int = 0) -> Coordinates:
+def at(offset: int, topic: str = TOPIC, partition: int = 0) -> Coordinates:
     return Coordinates(topic, partition, offset)
 
 
@@ -59,7 +60,7 @@ def headers(number: int, *, effects: str = "record,charge,email", run: str = "r"
     return [("ce_id", str(id_of(number)).encode()), ("lab-effects", effects.encode()), ("lab-run", run.encode())]
 
 
-def published(*numbers: int, effects: str = "record,charge,email", topic: str = ORDERS, start: int = 0) -> Published:
+def published(*numbers: int, effects: str = "record,charge,email", topic: str = TOPIC, start: int = 0) -> Published:
     """The numbers' records, one after the other on partition 0."""
     found = Published()
     for offset, number in enumerate(numbers, start):
@@ -94,7 +95,7 @@ def process(
 
 
 def past(offset: int) -> dict[tuple[str, int], int]:
-    return {(ORDERS, 0): offset}
+    return {(TOPIC, 0): offset}
 
 
 PARKED = Letter("parked", "undecodable")
@@ -369,7 +370,7 @@ def test_a_publication_is_in_one_state(
 
 def publish_row(looks: tuple[PublishLook, PublishLook], *, truncated: bool = False) -> dict[str, int]:
     row = AuditRow(hop="publish", arm="outbox", effect="publication")
-    judgement = judge_publish(row, ORDERS, {key(1)}, looks, truncated=truncated)
+    judgement = judge_publish(row, TOPIC, {key(1)}, looks, truncated=truncated)
     judgement.settle()
     return counts(judgement.row)
 
@@ -486,10 +487,10 @@ def test_a_ledger_is_read_line_by_line_and_what_a_kill_cut_is_counted(tmp_path: 
     (tmp_path / "two.jsonl").write_bytes(line("d", "call", kind="refunds") + line("e", "not_sent", why="late"))
     client = ClientLedger(tmp_path)
     client.read()
-    orders = client.answers["orders"]
+    orders = client.answers(OUTBOX, ORDERS)
     keys = orders.keys()
     assert {key: orders.outcome(key) for key in keys} == {"a": "acknowledged", "b": "unknown"}
-    assert set(client.answers["refunds"].keys()) == {"d"}
+    assert set(client.answers(OUTBOX, REFUNDS).keys()) == {"d"}
     assert client.skipped == 2
 
 
@@ -498,18 +499,29 @@ def test_a_second_read_of_a_ledger_takes_in_what_was_written_since(tmp_path: Pat
     whole = line("a", "answer", outcome="refused", status=422, replayed=False)
     file.write_bytes(line("a", "call") + line("x", "call", run="other") + whole[:30])
     client.read()
-    assert (client.answers["orders"].outcome("a"), client.skipped) == ("unknown", 1)
+    assert (client.answers(OUTBOX, ORDERS).outcome("a"), client.skipped) == ("unknown", 1)
     with file.open("ab") as stream:
         stream.write(whole[30:])
     client.read()
-    assert (client.answers["orders"].outcome("a"), client.skipped) == ("refused", 0)
-    assert set(client.answers["orders"].keys()) == {"a"}
+    assert (client.answers(OUTBOX, ORDERS).outcome("a"), client.skipped) == ("refused", 0)
+    assert set(client.answers(OUTBOX, ORDERS).keys()) == {"a"}
+
+
+def test_each_publisher_arm_has_its_own_answers(tmp_path: Path) -> None:
+    (tmp_path / "one.jsonl").write_bytes(
+        line("a", "call") + line("a", "call", arm="cdc") + line("b", "call", arm="cdc")
+    )
+    client = ClientLedger(tmp_path)
+    client.read()
+    assert set(client.answers(OUTBOX, ORDERS).keys()) == {"a"}
+    assert set(client.answers(PUBLISHER_ARMS["cdc"], ORDERS).keys()) == {"a", "b"}
+    assert not client.answers(PUBLISHER_ARMS["cdc"], REFUNDS).keys()
 
 
 def test_without_a_ledger_nobody_called(tmp_path: Path) -> None:
     client = ClientLedger(tmp_path / "none")
     client.read()
-    assert not client.answers["orders"].keys()
+    assert not client.answers(OUTBOX, ORDERS).keys()
 
 
 def test_an_answer_whose_call_was_cut_off_the_ledger_counts_as_an_attempt() -> None:

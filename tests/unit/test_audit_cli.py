@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from lab import audit as command
 from lab.main import app
 from services.auditor.audit import Unreachable
-from services.domain.arms import ConsumerArm
+from services.domain.arms import ConsumerArm, PublisherArm
 from services.domain.audit import COUNTS, AuditDocument, AuditRow, Evidence
 from services.stack import running
 from services.stack.home import Home
@@ -86,8 +86,10 @@ def test_the_exit_code_says_whether_the_law_closes_whatever_was_lost(
 ) -> None:
     answer = document(msgspec.structs.replace(CALM, lost=3), closes=closes, evidence=(LOST,))
 
-    async def audited(*_: object, arms: tuple[ConsumerArm, ...], **__: object) -> AuditDocument:
-        assert [arm.name for arm in arms] == ["at_least_once"]
+    async def audited(
+        *_: object, arms: tuple[ConsumerArm, ...], publishers: tuple[PublisherArm, ...], **__: object
+    ) -> AuditDocument:
+        assert ([arm.name for arm in arms], [arm.name for arm in publishers]) == (["at_least_once"], ["outbox", "cdc"])
         return answer
 
     monkeypatch.setattr(command, "carry_out", audited)
@@ -120,5 +122,5 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
     Home.from_environment().create()
     monkeypatch.setattr(Home, "read_state", lambda _: {"pid": 1})
-    monkeypatch.setattr(running, "status", lambda _: {"parts": ["orders", "arm.at_least_once"]})
+    monkeypatch.setattr(running, "status", lambda _: {"parts": ["orders", "orders.cdc", "cdc", "arm.at_least_once"]})
     return tmp_path

@@ -89,6 +89,16 @@ def test_an_arm_without_dedup_is_put_to_the_test_by_kills_in_its_gaps() -> None:
     assert judge(audited, msgspec.structs.replace(killed, duplicates_in_control=0)).verdict == "INCONCLUSIVE"
 
 
+def test_each_publisher_arm_is_put_to_the_test_by_kills_of_its_own_process() -> None:
+    audited = row(hop="publish", arm="cdc", effect="publication")
+    assert judge(audited, CHANCES).verdict == "INCONCLUSIVE"
+    assert judge(audited, msgspec.structs.replace(CHANCES, kills={"cdc": 1})).verdict == "PASS"
+    ghosts = row(hop="publish", arm="dual_write_before_commit", effect="publication", unexpected=7)
+    assert judge(ghosts, CHANCES).verdict is None
+    accepted = row(hop="accept", arm="cdc", effect="intent", applied_once=9, lost=1)
+    assert judge(accepted, CHANCES).verdict == "FAIL"
+
+
 def test_a_row_without_a_promise_has_no_verdict() -> None:
     audited = row(arm="effectively_once", effect="unknown", applied_once=1, lost=9)
     assert judge(audited, CHANCES).verdict is None
