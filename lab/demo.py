@@ -21,9 +21,10 @@ from services.domain.audit import AuditDocument, AuditRow
 from services.domain.verdict import Chances, Judgement, judge, worst
 from services.settings import Settings, read_settings
 from services.stack import client, control
-from services.stack.drain import drain
+from services.stack.drain import Arms, drain
 from services.stack.home import Home
 from services.stack.nemesis import NemesisReader
+from services.stack.running import arms_of
 
 DRAIN_S: Final = 90.0
 _COLOURS: Final = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
@@ -94,6 +95,7 @@ class _Demo:
     def __init__(self, place: Home) -> None:
         self._home = place
         self._nemesis = NemesisReader(place.nemesis_log, from_end=True)
+        self._arms = arms_of(place)
 
     def carry_out(self, rate: float, duration_s: float, seed: int | None) -> Result:
         client.clear(self._home)
@@ -107,7 +109,7 @@ class _Demo:
             client.clear(self._home)
         self._drain()
         settings = read_settings({**self._home.addresses(), "LAB_HOME": str(self._home.path)})
-        audited, met = asyncio.run(_audit(settings, plan.run))
+        audited, met = asyncio.run(_audit(settings, plan.run, self._arms))
         return self._judge(totals, audited, met)
 
     def _strike_under_load(self, load: Load, duration_s: float) -> Snapshot:
@@ -135,7 +137,8 @@ class _Demo:
     def _drain(self) -> None:
         say("drain: until nothing waits any more")
         addresses = self._home.addresses()
-        left = asyncio.run(drain(addresses["LAB_POSTGRES"], addresses["LAB_KAFKA"], DRAIN_S, lambda _: None))
+        postgres, kafka = addresses["LAB_POSTGRES"], addresses["LAB_KAFKA"]
+        left = asyncio.run(drain(postgres, kafka, DRAIN_S, lambda _: None, self._arms))
         for waiting in left:
             say(f"  still waiting: {waiting}")
 
@@ -154,15 +157,17 @@ class _Demo:
         faults = [
             {"name": f.details["failpoint"], "target": f.target, "started": f.started, "ended": f.ended} for f in kills
         ]
-        judged = [(row, judge(row, chances)) for row in audited.rows]
+        causes = audited.dead_letter_causes
+        judged = [(row, judge(row, chances, causes=causes.get(row.name, {}))) for row in audited.rows]
         result = Result(totals, audited, judged, faults, str(file), sum(met.values()))
         file.write_bytes(msgspec.json.format(msgspec.json.encode(result.document()), indent=2))
         return result
 
 
-async def _audit(settings: Settings, run: str) -> tuple[AuditDocument, dict[str, int]]:
+async def _audit(settings: Settings, run: str, arms: Arms) -> tuple[AuditDocument, dict[str, int]]:
     say("audit: every store read once, the topics from offset 0")
-    return await audit(settings, run), await met_again(settings, run)
+    document = await audit(settings, run, arms=arms.consumers, publishers=arms.publishers)
+    return document, await met_again(settings, run)
 
 
 def _show(result: Result, place: Home) -> None:
