@@ -112,7 +112,7 @@ def redrive(
     """Send letters to their arms again, through the outbox. Done again, it takes what is still parked."""
     selection = _chosen(letters, arm, reason, since, message_id, everything=everything)
     note = _note(why, dry_run=dry_run)
-    settings = _settings(home())
+    settings = lab_settings(home())
 
     async def carry_out(desk: Desk, tell: Callable[[Outcome], None], *, try_only: bool) -> Outcome:
         window_s = settings.dedup_window_s
@@ -181,7 +181,7 @@ def _at_the_desk(work: Callable[[Desk], Awaitable[T]], why: str = "") -> T:
     state = place.read_state()
     if state is None:
         fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
-    settings = _settings(place)
+    settings = lab_settings(place)
 
     async def connected() -> T:
         database = await connect(settings.postgres, "payments", name="lab dlq")
@@ -214,7 +214,8 @@ def _sentences() -> Iterator[None]:
         fail(Exit.INTERRUPTED, "interrupted: what was changed stays changed, and doing it again goes on from there")
 
 
-def _settings(place: Home) -> Settings:
+def lab_settings(place: Home) -> Settings:
+    """The lab's addresses, with what the environment says besides; ends with a sentence when that does not fit."""
     try:
         return read_settings({**os.environ, **place.addresses(), "LAB_HOME": str(place.path)})
     except SettingsError as error:

@@ -2,7 +2,7 @@
 
 import typer
 
-from lab import audit, demo, dlq, fault, load, stack
+from lab import audit, demo, dlq, fault, load, replay, stack
 
 app = typer.Typer(
     name="lab",
@@ -14,7 +14,7 @@ app = typer.Typer(
 )
 for command in (
     stack.up, stack.down, stack.status, stack.logs, stack.doctor, stack.env,
-    load.load, load.drain, audit.audit, demo.demo,
+    load.load, load.drain, audit.audit, replay.replay, demo.demo,
     stack.kill, stack.freeze, stack.thaw, stack.restart, stack.scale,
 ):  # fmt: skip
     app.command()(command)

@@ -32,8 +32,9 @@ def arm_of(process: str) -> str:
     return process.partition("#")[0].removeprefix("arm.").removeprefix("retry.").removeprefix("orders.")
 
 
-REDRIVE: Final = "redrive"  # `lab dlq redrive`, which passes failpoints as processes do
-COMMANDS: Final = (REDRIVE,)
+REDRIVE: Final = "redrive"  # `lab dlq redrive` and `lab replay`, which pass failpoints as processes do
+REPLAY: Final = "replay"
+COMMANDS: Final = (REDRIVE, REPLAY)
 _PRODUCERS: Final = tuple(arm.producer(kind) for arm in PUBLISHER_ARMS.values() for kind in arm.kinds)
 _RELAY: Final = ("relay",)
 _PUBLISHERS: Final = (*_RELAY, "cdc", "id_cursor")
@@ -81,6 +82,12 @@ FAILPOINTS: Final = {
             (REDRIVE,),
             "a batch of letters is marked, with its outbox rows, in one transaction",
             "the next batch",
+        ),
+        Failpoint(
+            "replay.half_way",
+            (REPLAY,),
+            "a batch of a replay was produced in a transaction",
+            "its position, and the commit of both",
         ),
         Failpoint(
             "publish.after_produce_before_confirm",
