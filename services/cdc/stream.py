@@ -32,7 +32,8 @@ class Stream:
         self._cursor = cursor
         self._in_transaction = False
         self._readable = asyncio.Event()
-        asyncio.get_running_loop().add_reader(cursor.fileno(), self._readable.set)
+        self._fd = cursor.fileno()  # a cursor whose connection is lost does not tell it any more
+        asyncio.get_running_loop().add_reader(self._fd, self._readable.set)
 
     def read(self, limit: int) -> Batch:
         """What has arrived, up to `limit` rows. Raises UnexpectedMessage."""
@@ -76,7 +77,7 @@ class Stream:
 
     def close(self) -> None:
         """Let go of the slot."""
-        asyncio.get_running_loop().remove_reader(self._cursor.fileno())
+        asyncio.get_running_loop().remove_reader(self._fd)
         self._cursor.connection.close()
 
 
