@@ -9,7 +9,7 @@
 
 Whatever goes wrong: abort, go back to the committed positions, do the batch again. So 4 happens once for whoever reads
 committed records only, and 2 and 3 as often as the batch was tried. What fails for ever, or too often, is dead-lettered
-inside the transaction. A process that was replaced while it was frozen fails at 5 or 6 and ends; its next life is new.
+inside the transaction. A process that was replaced while it was frozen is refused at 5 or 6.
 """
 
 import asyncio

@@ -4,24 +4,31 @@ Every case sends its own records and looks at their ids only.
 """
 
 import asyncio
+import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
+from uuid import uuid4
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
 
 from services.domain.arms import CONSUMER_ARMS
-from services.domain.forwarding import ORIGIN
+from services.domain.forwarding import ORIGIN, Forwarding, forwarded
+from services.domain.messages import Coordinates
 from services.stack import client
 from tests.conftest import Lab
 from tests.integration.test_arms import (
     ALL_EFFECTS,
+    SESSION_S,
     Bench,
     Sent,
     databases,
     duplicated,
+    id_of,
     lost,
+    message,
     until,
 )
 
@@ -41,6 +48,8 @@ async def bench(lab: Lab) -> Bench:
 async def settled(bench: Bench, arm: str) -> None:
     """Wait until the arm has read everything, and its living processes have applied what they have committed."""
     await until(partial(bench._at_the_end, arm), f"{arm} to have read everything")
+    if arm == ARM_KT:
+        return  # what it has committed is done
 
     async def applied() -> bool:
         counts = Counter(
@@ -143,13 +152,107 @@ async def test_kafka_transactions_killed_within_one_doubles_charges_and_records_
 ) -> None:
     process = f"arm.{ARM_KT}#0"
     deaths = (await bench.restarts(process))[process]
-    await bench.arm(gap, f"kill nth=2 count=1 arm={ARM_KT}")
+    await bench.arm(gap, f"kill count=1 arm={ARM_KT}")
     sent = await bench.send_messages(200, "record,charge")
     await restarted(bench, process, deaths)
     await until(partial(bench._at_the_end, ARM_KT), f"{ARM_KT} to have read everything")
     assert await output(bench, sent) == Counter({s.at: 1 for s in sent})
     for effect in ("record", "charge"):
         assert duplicated(await bench.applied(ARM_KT, effect, sent))
+
+
+async def test_a_frozen_process_of_kafka_transactions_is_fenced_when_another_has_taken_over(bench: Bench) -> None:
+    await scale(bench, ARM_KT, 2)
+    gap = "process.in_transaction_before_offsets"
+    before = await passes(bench, gap)
+    await bench.arm(gap, f"pause:3 count=1 arm={ARM_KT}")
+    sent = await bench.send_messages(300, "record,charge")
+    await until(partial(changed, bench, gap, before), "one of them to be in its transaction")
+    (zombie,) = await changed(bench, gap, before)
+    await bench.act("freeze", zombie)
+    began = time.monotonic()
+    await until(partial(bench._at_the_end, ARM_KT), "the other one to have read everything")
+    assert time.monotonic() - began < 2 * SESSION_S + 4, "the other one took too long"
+    await bench.act("thaw", zombie)
+    await until(partial(fenced, bench, zombie), "the broker to refuse the frozen one's transaction")
+    sent += await bench.send_messages(100, "record")
+    await scale(bench, ARM_KT, 1)
+    await until(partial(bench._at_the_end, ARM_KT), "everything to be read")
+    assert await output(bench, sent) == Counter({s.at: 1 for s in sent})
+    assert duplicated(await bench.applied(ARM_KT, "charge", sent)), "its charges were made, and made again"
+
+
+async def fenced(bench: Bench, process: str) -> bool:
+    """Whether the broker refused offsets of its last life, as no member's, or its producer, as one that is over."""
+    aborted = bench.events(process, "transaction.aborted")
+    return bool(aborted) and any(word in aborted[-1]["error"] for word in ("MEMBER", "GENERATION", "EPOCH", "FENCED"))
+
+
+async def passes(bench: Bench, failpoint: str) -> dict[str, int]:
+    listing = (await asyncio.to_thread(client.failpoints, bench.home))["passes"]
+    return {one["process"]: one["passes"] for one in listing if one["failpoint"] == failpoint}
+
+
+async def changed(bench: Bench, failpoint: str, before: dict[str, int]) -> list[str]:
+    return [name for name, count in (await passes(bench, failpoint)).items() if count > before.get(name, 0)]
+
+
+@pytest.mark.parametrize("arm", [ARM_KT, "at_most_once"])
+async def test_a_replica_that_is_asked_to_end_finishes_what_it_has_begun(bench: Bench, arm: str) -> None:
+    await scale(bench, arm, 2)
+    replica = f"arm.{arm}#1"
+    received = len(bench.events(replica, "offset.received"))
+    sending = asyncio.create_task(bench.send_messages(4000, "record", customers=300))
+
+    async def more() -> bool:
+        return len(bench.events(replica, "offset.received")) > received
+
+    await until(more, "it to be in the middle of it")
+    await scale(bench, arm, 1)
+    exits = [event for event in bench.events("supervisor", "part.exited") if event["part"] == replica]
+    assert exits[-1]["code"] == 0
+    sent = await sending
+    await settled(bench, arm)
+    assert await bench.applied(arm, "record", sent) == Counter({s.id: 1 for s in sent})
+
+
+@pytest.mark.parametrize("arm", [ARM_KT, "at_most_once"])
+async def test_what_cannot_be_decoded_is_a_letter_and_holds_nothing_up(bench: Bench, arm: str) -> None:
+    good = message(uuid4(), 0, "record", "customer-1")
+    places = await bench.send([(good[0], b"customer-1", b"{", good[3], 0), (good[0], b"customer-1", None, [], 0)])
+    sent = await bench.send_messages(20, "record")
+    await settled(bench, arm)
+    letters = await bench.letters(arm, places)
+    assert [letters[at]["reason"] for at in places] == ["undecodable", "no_message_id"]
+    assert lost(await bench.applied(arm, "record", sent), sent) == []
+
+
+async def test_a_charge_that_is_refused_is_a_letter_of_kafka_transactions_and_no_output(bench: Bench) -> None:
+    await bench.arm("provider.before_applying", f"error:http_400 nth=3 count=1 arm={ARM_KT}")
+    sent = await bench.send_messages(30, "record,charge")
+    await until(partial(bench._at_the_end, ARM_KT), "everything to be read")
+    letters = await bench.letters(ARM_KT, [s.at for s in sent])
+    assert [letter["reason"] for letter in letters.values()] == ["refused"]
+    assert await output(bench, sent) == Counter({s.at: 1 for s in sent if s.at not in letters})
+
+
+@pytest.mark.parametrize("arm", [ARM_KT, "at_most_once"])
+async def test_what_comes_back_through_the_redelivery_topic_is_applied_under_its_origin(bench: Bench, arm: str) -> None:
+    first = message(uuid4(), 0, "record", "customer-1")
+    origin = Coordinates(first[0], 1, 10**12)
+    headers = forwarded(first[3], Forwarding(origin=origin, via="redrive", operation="test"))
+    await bench.send([(CONSUMER_ARMS[arm].redelivery_topic, first[1], first[2], headers)])
+
+    async def row() -> Any:
+        return await bench.payments.fetchrow(f"SELECT * FROM {arm}.records WHERE message_id = $1", id_of(first))  # noqa: S608
+
+    await until(row, "it to be applied")
+    applied = await row()
+    assert (applied["topic"], applied["partition"], applied["offset"]) == (
+        origin.topic,
+        origin.partition,
+        origin.offset,
+    )
 
 
 async def output(bench: Bench, sent: Sequence[Sent]) -> Counter[str]:
@@ -173,9 +276,9 @@ def _origins(bootstrap: str, topic: str) -> list[str]:
     consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
     found = []
     while True:
-        for message in consumer.consume(500, 10):
-            if message.error() is not None:
-                assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
+        for record in consumer.consume(500, 10):
+            if record.error() is not None:
+                assert record.error().code() == KafkaError._PARTITION_EOF, record.error()
                 consumer.close()
                 return found
-            found.append(dict(message.headers())[ORIGIN].decode())
+            found.append(dict(record.headers())[ORIGIN].decode())
