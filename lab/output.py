@@ -16,7 +16,7 @@ from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.parts import UnknownPart
 
-out = Console(highlight=False)
+out = Console(highlight=False, width=None if sys.stdout.isatty() else 100)
 err = Console(stderr=True, highlight=False)
 
 

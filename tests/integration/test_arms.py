@@ -20,12 +20,13 @@ from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
 from services.broker.reader import bounds, committed
-from services.broker.topics import MAIN_TOPICS
+from services.broker.topics import MAIN_TOPICS, topics_of
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.messages import EFFECTS_HEADER, ORDERS, REFUNDS, RUN_HEADER, Kind, digest, record_headers
 from services.domain.orders import Order, Refund
 from services.stack import client, control
 from tests.conftest import free_home, say
+from tests.ids import message_id
 
 ARMS = ("at_least_once", "effectively_once")
 SESSION_S = 6.0
@@ -84,7 +85,7 @@ class Bench:
 
     async def send_messages(self, count: int, effects: str, *, customers: int = 40) -> list[Sent]:
         """Produce `count` new messages, every fifth of them a refund, over all partitions."""
-        records = [message(uuid4(), number, effects, f"customer-{number % customers}") for number in range(count)]
+        records = [message(message_id(), number, effects, f"customer-{number % customers}") for number in range(count)]
         places = await self.send(records)
         return [Sent(id_of(record), record[2], at) for record, at in zip(records, places, strict=True)]
 
@@ -126,9 +127,15 @@ class Bench:
         await until(self._no_email_waits, "the emails to be settled", within_s)
 
     async def _at_the_end(self, arm: str) -> bool:
-        ends = (await asyncio.to_thread(bounds, self.kafka, [topic.name for topic in MAIN_TOPICS])).ends
-        positions = await asyncio.to_thread(committed, self.kafka, CONSUMER_ARMS[arm].group)
-        return all(positions.get(partition, 0) >= end for partition, end in ends.items())
+        """What was deferred is sent on before the arm's own offset: so the arm first, then its lane."""
+        groups = {CONSUMER_ARMS[arm].group: MAIN_TOPICS, CONSUMER_ARMS[arm].lane_group: topics_of(CONSUMER_ARMS[arm])}
+        for group, topics in groups.items():
+            names = [topic.name for topic in topics if not topic.name.endswith(".dlq")]
+            ends = (await asyncio.to_thread(bounds, self.kafka, names)).ends
+            positions = await asyncio.to_thread(committed, self.kafka, group)
+            if any(positions.get(partition, 0) < end for partition, end in ends.items()):
+                return False
+        return True
 
     async def _no_email_waits(self) -> bool:
         return not await self.payments.fetchval(
@@ -229,7 +236,7 @@ async def databases(home: Any) -> tuple[Any, Any]:
 async def bench(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Bench]:
     """One lab for all cases: the servers, the provider and both arms, with faults allowed."""
     home = free_home(tmp_path_factory.mktemp("arms"))
-    only = tuple(f"arm.{arm}" for arm in ARMS)
+    only = tuple(f"{kind}.{arm}" for kind in ("arm", "retry") for arm in ARMS)
     await asyncio.to_thread(partial(control.up, home, faults=True, seed=1, only=only, say=say))
     try:
         yield Bench(home, *await databases(home))
@@ -326,7 +333,7 @@ async def test_an_email_whose_sender_died_is_uncertain_and_never_sent_again(benc
 
 async def test_copies_conflicts_and_undecodable_records_among_good_ones(bench: Bench) -> None:
     def new(number: int) -> tuple[Any, ...]:
-        return message(uuid4(), number, ALL_EFFECTS, "one-customer")  # one partition, in order
+        return message(message_id(), number, ALL_EFFECTS, "one-customer")  # one partition, in order
 
     good = [new(5 * n) for n in range(12)]
     copied, told_otherwise = good[3], good[7]
@@ -375,36 +382,38 @@ async def test_an_absent_a_silent_and_a_failing_provider_cost_nothing(bench: Ben
 
     async def fails_for(reason: str, times: int) -> None:
         """Until each arm has called in vain, for this reason, so many times more than before."""
-        known = {arm: len(bench.events(f"arm.{arm}#0", "call.retried")) for arm in ARMS}
+        known = {arm: len(bench.events(f"arm.{arm}#0", "message.deferred")) for arm in ARMS}
 
-        async def retried() -> bool:
-            news = [bench.events(f"arm.{arm}#0", "call.retried")[n:] for arm, n in known.items()]
+        async def deferred() -> bool:
+            news = [bench.events(f"arm.{arm}#0", "message.deferred")[n:] for arm, n in known.items()]
             return all(sum(event["reason"] == reason for event in new) >= times for new in news)
 
-        await until(retried, f"calls to fail for {reason}")
+        await until(deferred, f"calls to fail for {reason}")
 
     await bench.hold_down("provider")
     absent = await bench.send_messages(40, "record,charge")
-    await fails_for("connection", 10)
+    await fails_for("connection", 5)
     await bench.act("restart", "provider")
     await bench.ready()
     await bench.drained()
 
     await bench.act("freeze", "provider")
     silent = await bench.send_messages(40, "record,charge")
-    await fails_for("timeout", 10)
+    await fails_for("timeout", 5)
     await bench.act("thaw", "provider")
     await bench.drained()
 
     await bench.hold_down("ledger")  # the provider's own database: it answers 503
     failing = await bench.send_messages(40, "record,charge")
-    await fails_for("provider_error", 10)
+    await fails_for("provider_error", 5)
     await bench.act("restart", "ledger")
     await bench.ready()
     await bench.reconnect()
     await bench.drained()
     await check(bench, [*absent, *silent, *failing], ("record", "charge"))
     assert await bench.restarts("arm.at_least_once#0", "arm.effectively_once#0") == before
+    letters = await bench.payments.fetchval("SELECT count(*) FROM at_least_once.dead_letters WHERE reason = 'attempts'")
+    assert letters == 0, "an outage ends no message in the dead letters"
 
 
 async def test_two_replicas_one_killed_then_one_frozen_beyond_its_session(bench: Bench) -> None:

@@ -10,15 +10,10 @@ import asyncpg
 import pytest
 
 from tests.conftest import Infra
+from tests.ids import message_id
 
 SCHEMAS = Path(__file__).parents[2] / "services" / "payments" / "schema"
 WINDOW_S = 60.0
-
-
-def id_of(age_s: float) -> UUID:
-    """A UUIDv7 that was made `age_s` ago."""
-    ms = int((time.time() - age_s) * 1000)
-    return UUID(int=(ms << 80) | (7 << 76) | (uuid4().int & 0xFFF) << 64 | (2 << 62) | (uuid4().int & (1 << 62) - 1))
 
 
 class Inbox:
@@ -56,13 +51,13 @@ async def inbox(infra: Infra, database: str) -> AsyncIterator[Inbox]:
 async def test_partitions_are_made_ahead_and_a_new_id_lies_in_one(inbox: Inbox) -> None:
     assert (await inbox.keep_window())["made"] == 3
     assert (await inbox.keep_window())["made"] == 0
-    await inbox.reserve(id_of(0))
+    await inbox.reserve(message_id(0))
     assert await inbox.connection.fetchval("SELECT count(*) FROM arm.inbox_default") == 0
 
 
 async def test_an_id_older_than_the_window_is_decided_older_and_leaves_nothing(inbox: Inbox) -> None:
     await inbox.keep_window()
-    young, old = id_of(1), id_of(2 * WINDOW_S)
+    young, old = message_id(1), message_id(2 * WINDOW_S)
     assert await inbox.reserve(young, old) == ["older"]
     assert await inbox.ids() == {young}
     assert await inbox.connection.fetchval("SELECT count(*) FROM arm.records") == 1
@@ -71,7 +66,7 @@ async def test_an_id_older_than_the_window_is_decided_older_and_leaves_nothing(i
 
 async def test_within_the_window_a_repeat_is_a_duplicate_however_the_window_moves(inbox: Inbox) -> None:
     await inbox.keep_window()
-    young = id_of(1)
+    young = message_id(1)
     assert await inbox.reserve(young) == []
     await inbox.keep_window()
     assert await inbox.reserve(young) == ["duplicate"]
@@ -79,7 +74,7 @@ async def test_within_the_window_a_repeat_is_a_duplicate_however_the_window_move
 
 async def test_what_the_window_leaves_behind_is_dropped_by_partition_and_deleted_from_the_default(inbox: Inbox) -> None:
     await inbox.keep_window(1.0)
-    in_default, in_partition = id_of(30), id_of(0)
+    in_default, in_partition = message_id(30), message_id(0)
     await inbox.reserve(in_default, in_partition, older=True)
     before = time.monotonic()
     dropped = deleted = 0
@@ -95,7 +90,7 @@ async def test_what_the_window_leaves_behind_is_dropped_by_partition_and_deleted
 
 async def test_asked_to_apply_what_may_be_forgotten_it_does_and_the_record_stays_one(inbox: Inbox) -> None:
     await inbox.keep_window()
-    old = id_of(2 * WINDOW_S)
+    old = message_id(2 * WINDOW_S)
     assert await inbox.reserve(old, older=True) == []
     await inbox.connection.execute("DELETE FROM arm.inbox WHERE message_id = $1", old)  # the window forgot it
     assert await inbox.reserve(old, older=True) == []
