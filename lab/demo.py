@@ -221,10 +221,11 @@ def _lesson(result: Result) -> str:
     def total(arm: str, count: str) -> int:
         return sum(getattr(row, count) for row, _ in result.judged if row.arm == arm)
 
+    lost, doubled = total("at_most_once", "lost"), total("at_least_once", "duplicated")
     return (
-        f"Killed between commit and effect, at_most_once lost {total('at_most_once', 'lost')}. Killed between effect and "
-        f"commit, at_least_once did {total('at_least_once', 'duplicated')} twice; effectively_once met {result.met_again} "
-        "applied ids again and did none twice. ✓ marks what is promised."
+        f"Killed between commit and effect, at_most_once lost {lost}. Killed between effect and commit, at_least_once "
+        f"did {doubled} twice; effectively_once met {result.met_again} applied ids again and did none twice. "
+        "✓ marks what is promised."
     )
 
 

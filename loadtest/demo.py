@@ -8,7 +8,6 @@ from typing import Final
 
 import msgspec
 
-
 # One that loses, one that doubles, one that does neither: five at this rate would want a bigger machine than two cores.
 DEMO_ARMS: Final = ("at_most_once", "at_least_once", "effectively_once")
 
