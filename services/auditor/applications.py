@@ -7,7 +7,7 @@ from typing import Protocol
 
 from services.auditor.history import Applied, Key, Published, origin_of
 from services.auditor.stores import Stores, reaching
-from services.broker.reader import Offsets, TopicReader, bounds
+from services.broker.reader import Offsets, bounds, records_between
 from services.domain.arms import ConsumerArm
 from services.domain.messages import RUN_HEADER, Coordinates
 
@@ -75,14 +75,10 @@ class _InTopic:
     def _news(self) -> Counter[Coordinates]:
         """How often each record was put out since the last look; what names none is known by its own place."""
         starts, self._ends = self._ends, bounds(self._kafka, [self._topic], stable=True).ends
-        reader, found = TopicReader(self._kafka, starts, self._ends, stable=True), Counter[Coordinates]()
-        try:
-            while records := reader.read():
-                for record in records:
-                    if self._run in (None, dict(record.headers).get(RUN_HEADER, b"").decode(errors="replace")):
-                        found[origin_of(record.headers) or record.at] += 1
-        finally:
-            reader.close()
+        found = Counter[Coordinates]()
+        for record in records_between(self._kafka, starts, self._ends, stable=True):
+            if self._run in (None, dict(record.headers).get(RUN_HEADER, b"").decode(errors="replace")):
+                found[origin_of(record.headers) or record.at] += 1
         return found
 
     def _by_message(self, origins: Mapping[Coordinates, int]) -> Applied:

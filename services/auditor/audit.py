@@ -146,6 +146,8 @@ class _Audit:
     async def _topics(self, starts: Offsets, ends: Offsets) -> Published:
         published = Published(self._stores.run)
         many, seen = sum(end - starts.get(partition, 0) for partition, end in ends.items()), 0
+        if not many:
+            return published
         reader = TopicReader(self._kafka, starts, ends)
         try:
             while records := await asyncio.to_thread(reader.read):

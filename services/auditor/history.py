@@ -9,13 +9,12 @@ import msgspec
 
 from services.domain.effects import Effect, parse_effects
 from services.domain.forwarding import ORIGIN
-from services.domain.messages import EFFECTS_HEADER, RUN_HEADER, Coordinates, Headers, message_id_of
+from services.domain.messages import EFFECTS_HEADER, INJECTED_HEADER, RUN_HEADER, Coordinates, Headers, message_id_of
 
 # A message: the 16 bytes of its id, or the coordinates of a record that carries none. What a provider was told is no
 # message id may be any text.
 Key = bytes | Coordinates | str
 
-_INJECTED: Final = "lab-injected"  # a header
 _CONFLICT: Final = "conflict"  # a letter's reason: the message's id with another payload
 
 
@@ -80,7 +79,7 @@ class Published:
         self.undecodable += message_id is None
         key = at if message_id is None else message_id.bytes
         self.copies.add(key, at)
-        if _INJECTED in fields:
+        if INJECTED_HEADER in fields:
             self.injected.add(at)
         if message_id is None:
             return

@@ -5,12 +5,13 @@ parked when the audit began and is redriven when it ends was on its way, and wai
 """
 
 import asyncio
+from itertools import chain
 
 import msgspec
 
 from services.auditor.history import Holdings, Letter, Letters, Redrives, origin_of
 from services.auditor.stores import Stores, reaching
-from services.broker.reader import Offsets, Record, TopicReader, bounds, committed
+from services.broker.reader import bounds, committed, records_between
 from services.domain.arms import ConsumerArm
 from services.domain.messages import Coordinates
 
@@ -54,17 +55,9 @@ def _sent_on(kafka: str, arm: ConsumerArm) -> set[Coordinates]:
     offsets = committed(kafka, arm.lane_group if arm.retries else arm.group)
     stable, last = bounds(kafka, topics, stable=True), bounds(kafka, topics)
     starts = {place: max(offsets.get(place, 0), first) for place, first in last.firsts.items()}
-    waiting = _read(kafka, starts, stable.ends, stable=True)
     # an open transaction may yet be committed: until then its records wait
-    waiting += _read(kafka, {p: max(starts[p], end) for p, end in stable.ends.items()}, last.ends, stable=False)
+    undecided = {place: max(starts[place], end) for place, end in stable.ends.items()}
+    waiting = chain(
+        records_between(kafka, starts, stable.ends, stable=True), records_between(kafka, undecided, last.ends)
+    )  # fmt: skip
     return {origin_of(record.headers) or record.at for record in waiting}
-
-
-def _read(kafka: str, starts: Offsets, ends: Offsets, *, stable: bool) -> list[Record]:
-    reader, found = TopicReader(kafka, starts, ends, stable=stable), list[Record]()
-    try:
-        while records := reader.read():
-            found += records
-    finally:
-        reader.close()
-    return found

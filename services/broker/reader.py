@@ -1,7 +1,7 @@
 """Reading Kafka without being anybody's consumer: no group is joined, nothing is committed."""
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -73,6 +73,18 @@ def committed(bootstrap: str, group: str) -> Offsets:
     (future,) = admin.list_consumer_group_offsets(request, request_timeout=_WAIT_S).values()
     answer = future.result().topic_partitions
     return {(p.topic, p.partition): p.offset for p in answer if p.offset >= 0}
+
+
+def records_between(bootstrap: str, starts: Offsets, ends: Offsets, *, stable: bool = False) -> Iterator[Record]:
+    """What TopicReader reads; where there is nothing to read the broker is not asked. Blocks."""
+    if not any(starts.get(partition, 0) < end for partition, end in ends.items()):
+        return
+    reader = TopicReader(bootstrap, starts, ends, stable=stable)
+    try:
+        while records := reader.read():
+            yield from records
+    finally:
+        reader.close()
 
 
 class TopicReader:

@@ -11,7 +11,7 @@ from typing import Final
 import msgspec
 from confluent_kafka import KafkaException
 
-from services.broker.reader import Bounds, Offsets, TopicReader, bounds, committed
+from services.broker.reader import Bounds, Offsets, bounds, committed, records_between
 from services.broker.topics import MAIN_TOPICS
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, ConsumerArm, Outbox, PublisherArm
 from services.storage.postgres import AWAY, connect
@@ -151,13 +151,7 @@ def _records(kafka: str, topic: str, stable: Bounds, offsets: Offsets) -> int:
     """How many committed records of the topic lie before the group."""
     ends = {place: end for place, end in stable.ends.items() if place[0] == topic}
     starts = {place: max(offsets.get(place, 0), stable.firsts[place]) for place in ends}
-    reader, count = TopicReader(kafka, starts, ends, stable=True), 0
-    try:
-        while records := reader.read():
-            count += len(records)
-    finally:
-        reader.close()
-    return count
+    return sum(1 for _ in records_between(kafka, starts, ends, stable=True))
 
 
 def behind(arm: str, topics: Bounds, offsets: Offsets) -> Iterator[Waiting]:
