@@ -27,13 +27,11 @@ CREATE TABLE IF NOT EXISTS idempotency_keys (
     created_at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 
--- What the transaction does besides for the message to be published: here its outbox row. Two rows of one customer commit
--- in the order in which they draw their positions.
+-- What the transaction does besides for the message to be published: here its outbox row.
 CREATE OR REPLACE FUNCTION enqueue(
     p_message_id uuid, p_shard smallint, p_customer_id text, p_type text, p_payload bytea, p_headers jsonb
 ) RETURNS void LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM pg_advisory_xact_lock(hashtextextended(p_customer_id, 2));
     INSERT INTO outbox (message_id, shard, key, type, payload, headers)
     VALUES (p_message_id, p_shard, p_customer_id, p_type, p_payload, p_headers);
 END
@@ -65,6 +63,8 @@ BEGIN
         END IF;
         RETURN;
     END IF;
+    -- Two rows of one customer commit in the order in which they draw their positions.
+    PERFORM pg_advisory_xact_lock(hashtextextended(p_customer_id, 2));
     new_id := uuidv7();
     INSERT INTO intents (message_id, business_id, customer_id, amount_cents, currency, reason, effects, run,
                          idempotency_key, digest, traceparent)

@@ -50,7 +50,7 @@ FAILPOINTS: Final = {
     point.name: point
     for point in (
         Failpoint("accept.before_commit", _PRODUCERS, "the request was read and checked", "the transaction"),
-        Failpoint("accept.after_commit_before_answer", _PRODUCERS, "intent and outbox row are committed", "the answer"),
+        Failpoint("accept.after_commit_before_answer", _PRODUCERS, "the transaction is committed", "the answer"),
         Failpoint(
             "accept.after_commit_before_produce",
             ("orders.dual_write_after_commit",),
