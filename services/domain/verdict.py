@@ -99,7 +99,7 @@ def _tested(promise: Promise, row: AuditRow, chances: Chances) -> str:
             else (chances.replayed, "retries answered from the stored answer")
         )
         return f"{count} {what}" if count else ""
-    kills = chances.kills.get(_part(row), 0)
+    kills = sum(chances.kills.get(part, 0) for part in _parts(row))
     killed = f"{kills} kills in its gaps" if kills else ""
     if promise == "no_loss":
         return killed
@@ -111,8 +111,8 @@ def _tested(promise: Promise, row: AuditRow, chances: Chances) -> str:
     return f"{met} applied ids met again" if met else ""
 
 
-def _part(row: AuditRow) -> str:
-    """The part in whose gaps the promise may break."""
+def _parts(row: AuditRow) -> tuple[str, ...]:
+    """The parts in whose gaps the promise may break."""
     if row.hop == "process":
-        return f"arm.{row.arm}"
-    return "relay" if row.arm == DEFAULT_PUBLISHER else row.arm
+        return f"arm.{row.arm}", f"retry.{row.arm}"
+    return ("relay" if row.arm == DEFAULT_PUBLISHER else row.arm,)

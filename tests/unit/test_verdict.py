@@ -99,6 +99,12 @@ def test_each_publisher_arm_is_put_to_the_test_by_kills_of_its_own_process() -> 
     assert judge(accepted, CHANCES).verdict == "FAIL"
 
 
+def test_a_kill_of_its_lane_puts_an_arm_to_the_test() -> None:
+    lane = msgspec.structs.replace(CHANCES, kills={"retry.at_least_once": 1})
+    assert judge(row(arm="at_least_once"), lane).verdict == "PASS"
+    assert judge(row(arm="effectively_once"), lane).verdict == "INCONCLUSIVE"
+
+
 def test_a_row_without_a_promise_has_no_verdict() -> None:
     audited = row(arm="effectively_once", effect="unknown", applied_once=1, lost=9)
     assert judge(audited, CHANCES).verdict is None
