@@ -113,7 +113,7 @@ async def listed(database: Any, selection: Selection, limit: int) -> tuple[list[
         rows = await database.fetch(sql(arm, "list"), *selection.of(arm), limit)
         matching += rows[0]["matching"] if rows else 0
         found += [_letter(arm, row) for row in rows]
-    found.sort(key=lambda letter: letter.last_failure)
+    found.sort(key=lambda letter: (letter.last_failure, parse_name(letter.letter)))
     return found[-limit:], matching
 
 
