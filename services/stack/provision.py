@@ -4,6 +4,7 @@ Runs as a process of its own (`python -m services.stack.provision`), in the nati
 """
 
 import asyncio
+import contextlib
 import faulthandler
 import time
 from collections.abc import Callable, Sequence
@@ -85,7 +86,11 @@ async def _slot(settings: Settings) -> None:
     """The replication slot of `cdc`: there before the first insert, and not there when nobody will read it."""
     connection = await connect(settings.postgres, PUBLISHER_ARMS["cdc"].database(ORDERS), name="provision")
     try:
-        await (ensure_slot if "cdc" in settings.publishers.split(",") else drop_slot)(connection)
+        if "cdc" in settings.publishers.split(","):
+            await ensure_slot(connection)
+        else:
+            with contextlib.suppress(asyncpg.ObjectInUseError):  # somebody reads it: then it holds nothing back
+                await drop_slot(connection)
     finally:
         await connection.close()
 
