@@ -24,7 +24,7 @@ from services.bootstrap import Process
 from services.broker.producer import Failure as Refusal
 from services.broker.producer import Record
 from services.broker.topics import subscriptions
-from services.broker.transactor import Aborted, Fetched, Transactor
+from services.broker.transactor import Aborted, Fenced, Fetched, Transactor
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.failure_policy import Failure, Retry, decide
 from services.domain.forwarding import Forwarding, forwarded
@@ -86,6 +86,9 @@ class KafkaTransactions:
             await asyncio.to_thread(self._transactor.commit)
         except (Aborted, Undone, InjectedError) as error:
             await self._abort(positions, error)
+        except Fenced as error:
+            tools.log.event("transaction.fenced", "error", positions=positions, error=f"{error}"[:300])
+            raise
         else:
             self._done(positions, taken, sent)
 
@@ -204,5 +207,7 @@ async def run(process: Process) -> None:
         process.log.event("process.stopping", asked=stop.is_set())
         arm.stopping = True
         async with asyncio.timeout(STOP_TIMEOUT_S):
-            await work
-            await asyncio.to_thread(transactor.close)
+            try:
+                await work
+            finally:
+                await asyncio.to_thread(transactor.close)  # else its partitions wait for the end of its session

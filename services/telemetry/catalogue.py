@@ -118,6 +118,7 @@ EVENTS: Final = {
         Event("dedup.window", "The dedup window moved on: partitions made and dropped, rows deleted."),
         Event("dead_letter", "A record that this arm will never apply: its coordinates and the reason."),
         Event("effect.dropped", "An effect failed in an arm that does not retry: nothing brings it back."),
+        Event("transaction.fenced", "The broker takes nothing more of a producer: its process ends, and starts anew."),
         Event("transaction.aborted", "A Kafka transaction was given up: its batch is read and done again."),
         Event("message.deferred", "A message goes to a retry tier: attempts so far, tier and reason."),
         Event("call.retried", "A call failed in a way that may pass; it is made again."),
