@@ -2,9 +2,10 @@
 
 from typing import Any, Final
 
-# How much write-ahead log the slot of this database keeps the server from removing.
+# How much write-ahead log the slot of this database keeps the server from removing; an invalidated one keeps nothing.
 HELD: Final = """
-SELECT pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn)::bigint AS bytes
+SELECT coalesce(pg_wal_lsn_diff(pg_current_wal_insert_lsn(), restart_lsn), 0)::bigint AS bytes,
+       invalidation_reason IS NOT NULL AS invalidated
 FROM pg_replication_slots WHERE slot_name = current_database()
 """
 # Invalidated: it held back more than max_slot_wal_keep_size.

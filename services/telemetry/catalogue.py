@@ -127,7 +127,7 @@ EVENTS: Final = {
         Event("relay.rewound", "A publication failed; the relay starts again from the table."),
         Event("slot.made", "The replication slot was gone or invalidated; there is a new one."),
         Event("slot.republished", "After the loss of a slot, all kept rows were published again: how many."),
-        Event("slot.lag", "The write-ahead log that a slot holds back went over its bound, or came back under it."),
+        Event("slot.lag", "The log that a slot holds back crossed its bound, or the slot is gone: over or not."),
         Event("relay.set_aside", "The broker refuses a row for ever; it was moved out of the way."),
         Event("email.uncertain", "An email was claimed by a life that ended: whether it was sent cannot be known."),
     )
