@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 
 from loadtest.data_faults import MAKERS, header, recent, uuid7
 from services.domain.messages import INJECTED_HEADER, ORDERS, record_headers
-from services.stack import control
+from services.stack import client, control
 from services.stack.home import Home
 from services.stack.nemesis import Fault, read_faults
 from services.stack.parts import PARTS
@@ -79,13 +79,13 @@ def test_the_command_line_of_a_lab_without_faults_says_so(calm: Lab, words: str)
 @pytest.fixture
 def armed(lab: Lab) -> Iterator[Lab]:
     """The lab, everything ready, nothing armed before and after."""
-    lab.until(lambda: all(process["ready"] for process in lab.status().values()), "everything to be ready")
-    lab.cli("fault", "clear")
+    lab.until(lambda: client.status(lab.home)["state"] == "up", "everything to be ready")
+    client.clear(lab.home)
     yield lab
-    for name, process in lab.status().items():
+    for process in client.status(lab.home)["processes"]:
         if process["state"] == "frozen":
-            lab.cli("thaw", name)
-    lab.cli("fault", "clear")
+            client.act(lab.home, "thaw", process["name"])
+    client.clear(lab.home)
 
 
 @pytest.fixture
