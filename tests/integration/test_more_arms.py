@@ -292,7 +292,7 @@ def _origins(bootstrap: str, topic: str) -> list[str]:
     consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
     found = []
     while True:
-        for record in consumer.consume(500, 10):
+        for record in consumer.consume(500, 0.2):  # it waits for so many
             if record.error() is not None:
                 assert record.error().code() == KafkaError._PARTITION_EOF, record.error()
                 consumer.close()
