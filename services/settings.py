@@ -44,7 +44,6 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     publishers: str = "outbox"  # the publisher arms of this lab, with commas between
     slot_lag_bound_mb: int = 256  # a replication slot that holds back more of the write-ahead log raises an alarm
     pool_size: int = 8  # Postgres connections a producer holds at most
-    memory_bound_mb: int = 0  # the supervisor restarts a process above it; 0: the part's own bound
 
 
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
