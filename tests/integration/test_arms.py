@@ -380,32 +380,35 @@ async def test_copies_conflicts_and_undecodable_records_among_good_ones(bench: B
 async def test_an_absent_a_silent_and_a_failing_provider_cost_nothing(bench: Bench) -> None:
     before = await bench.restarts("arm.at_least_once#0", "arm.effectively_once#0")
 
-    async def fails_for(reason: str, times: int) -> None:
-        """Until each arm has called in vain, for this reason, so many times more than before."""
-        known = {arm: len(bench.events(f"arm.{arm}#0", "message.deferred")) for arm in ARMS}
+    def in_vain(reason: str) -> dict[str, int]:
+        """How often each arm has called in vain so far, for this reason."""
+        events = {arm: bench.events(f"arm.{arm}#0", "message.deferred") for arm in ARMS}
+        return {arm: sum(event["reason"] == reason for event in found) for arm, found in events.items()}
+
+    async def sent_in_vain(reason: str) -> list[Sent]:
+        """Send messages, and wait until each arm has called for some of them in vain."""
+        before = in_vain(reason)
+        sent = await bench.send_messages(40, "record,charge")
 
         async def deferred() -> bool:
-            news = [bench.events(f"arm.{arm}#0", "message.deferred")[n:] for arm, n in known.items()]
-            return all(sum(event["reason"] == reason for event in new) >= times for new in news)
+            return all(count >= before[arm] + 5 for arm, count in in_vain(reason).items())
 
         await until(deferred, f"calls to fail for {reason}")
+        return sent
 
     await bench.hold_down("provider")
-    absent = await bench.send_messages(40, "record,charge")
-    await fails_for("connection", 5)
+    absent = await sent_in_vain("connection")
     await bench.act("restart", "provider")
     await bench.ready()
     await bench.drained()
 
     await bench.act("freeze", "provider")
-    silent = await bench.send_messages(40, "record,charge")
-    await fails_for("timeout", 5)
+    silent = await sent_in_vain("timeout")
     await bench.act("thaw", "provider")
     await bench.drained()
 
     await bench.hold_down("ledger")  # the provider's own database: it answers 503
-    failing = await bench.send_messages(40, "record,charge")
-    await fails_for("provider_error", 5)
+    failing = await sent_in_vain("provider_error")
     await bench.act("restart", "ledger")
     await bench.ready()
     await bench.reconnect()
