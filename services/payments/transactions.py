@@ -13,18 +13,19 @@ inside the transaction. A process that was replaced while it was frozen is refus
 """
 
 import asyncio
+import os
 import random
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final, TypeVar
 
 from services.bootstrap import Process
 from services.broker.producer import Failure as Refusal
 from services.broker.producer import Record
 from services.broker.topics import subscriptions
-from services.broker.transactor import Aborted, Fenced, Fetched, Transactor
+from services.broker.transactor import ANSWER_S, Aborted, Fenced, Fetched, Transactor
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.failure_policy import Failure, Retry, decide
 from services.domain.forwarding import Forwarding, forwarded
@@ -42,7 +43,10 @@ from services.telemetry.admin import serve_admin
 
 ARM: Final = CONSUMER_ARMS["kafka_transactions"]
 STOP_TIMEOUT_S: Final = 5.0
+HANGS_AFTER_S: Final = 1.5 * ANSWER_S
 WORK: Final = 0.6  # of the time that the broker gives a transaction, for the effects
+
+Result = TypeVar("Result")
 
 
 class Undone(Exception):
@@ -66,11 +70,24 @@ class KafkaTransactions:
     async def run(self) -> None:
         """Work until `stopping`. Raises what ends the process: Fenced, or what the broker does not let pass."""
         while not self.stopping:
-            batch = await asyncio.to_thread(self._transactor.fetch, self._size)
+            batch = await self._in_time(self._transactor.fetch, self._size)
             if self._transactor.moved:
                 self._tries = Tries()  # others have them now, or they come again
             if batch:
                 await self._handle(batch)
+
+    async def _in_time(self, work: Callable[..., Result], *arguments: Any) -> Result:
+        """Do blocking work in a thread. When it does not come back in time, the process ends at once.
+
+        librdkafka bounds its calls, but send_offsets_to_transaction was seen to hang for good after its broker had been
+        killed (2.16.1). The broker aborts the transaction, and the next life begins at the committed positions.
+        """
+        try:
+            return await asyncio.wait_for(asyncio.to_thread(work, *arguments), HANGS_AFTER_S)
+        except TimeoutError:
+            why = f"{getattr(work, '__name__', work)} did not come back within {HANGS_AFTER_S:g} s"
+            self._tools.log.event("transaction.fenced", "error", positions={}, error=why)
+            os._exit(1)  # the thread that hangs would be waited for
 
     async def _handle(self, batch: Sequence[Fetched]) -> None:
         tools = self._tools
@@ -81,9 +98,9 @@ class KafkaTransactions:
             self._transactor.begin()
             sent = await self._work(taken)
             await tools.failpoints.hit("process.in_transaction_before_offsets")
-            await asyncio.to_thread(self._transactor.send_offsets, batch)
+            await self._in_time(self._transactor.send_offsets, batch)
             await tools.failpoints.hit("process.in_transaction_after_offsets")
-            await asyncio.to_thread(self._transactor.commit)
+            await self._in_time(self._transactor.commit)
         except (Aborted, Undone, InjectedError) as error:
             await self._abort(positions, error)
         except Fenced as error:
@@ -150,7 +167,7 @@ class KafkaTransactions:
         tools = self._tools
         tools.log.event("transaction.aborted", "warning", positions=positions, error=f"{error}"[:300])
         tools.metrics.add("delivery.offset_commits", 1, arm=ARM.name, outcome="failed")
-        await asyncio.to_thread(self._transactor.abort)
+        await self._in_time(self._transactor.abort)
         self._failing_since_s = self._failing_since_s if self._failures else time.monotonic()
         self._failures += 1
         elapsed_s = time.monotonic() - self._failing_since_s
