@@ -5,7 +5,7 @@ Runs as a process of its own (`python -m services.stack.provision`), in the nati
 
 import asyncio
 import contextlib
-import faulthandler
+import os
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -161,8 +161,9 @@ def _start_group(admin: Any, group: str, topics: Sequence[Topic]) -> None:
 
 def main() -> None:
     """Provision with the settings of the environment."""
-    faulthandler.enable()  # it has died of SIGSEGV twice, on a machine that was overloaded; next time we see where
     asyncio.run(provision(read_settings()))
+    # Its work is done. The interpreter's own way out has met librdkafka's threads and died of SIGSEGV, once in ten.
+    os._exit(0)
 
 
 if __name__ == "__main__":

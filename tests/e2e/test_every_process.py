@@ -53,7 +53,10 @@ def test_each_process_is_killed_once_under_load_and_nothing_promised_is_broken(l
         if "no_duplicate" in promises:
             assert row["duplicated"] == 0, name
     after = {name: process["restarts"] for name, process in lab.status().items()}
-    assert {name: after[name] - before[name] for name in victims} == dict.fromkeys(victims, 1)
+    restarts = {name: after[name] - before[name] for name in victims}
+    # it ends itself when a transaction cannot be aborted, as after the death of the broker
+    assert restarts.pop("arm.kafka_transactions#0") in (1, 2)
+    assert restarts == dict.fromkeys(restarts, 1)
 
 
 def _are_back(lab: Lab, strike: tuple[str, ...], before: dict[str, int]) -> bool:
