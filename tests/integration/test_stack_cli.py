@@ -11,7 +11,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -147,11 +146,7 @@ def test_a_cache_that_cannot_be_written_is_named(home: Home) -> None:
 def starting(home: Home) -> subprocess.Popen[str]:
     """A `lab up` whose supervisor runs, and which still waits for Kafka."""
     command = [*LAB, "up", "--only", "provision"]
-    up = subprocess.Popen(
-        command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        # a suite that runs in a shell's background has SIGINT ignored, and would hand that down
-        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
-    )  # fmt: skip
+    up = subprocess.Popen(command, env=environment(home), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: names(home) >= {"postgres", "java"} and home.read_state() is not None)
     return up
 
