@@ -162,7 +162,7 @@ def _start_group(admin: Any, group: str, topics: Sequence[Topic]) -> None:
 def main() -> None:
     """Provision with the settings of the environment."""
     asyncio.run(provision(read_settings()))
-    # Its work is done. The interpreter's own way out has met librdkafka's threads and died of SIGSEGV, once in ten.
+    # Its work is done. The interpreter's own way out was seen to die of SIGSEGV now and then.
     os._exit(0)
 
 
