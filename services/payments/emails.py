@@ -62,8 +62,11 @@ class EmailSender:
         refused = [row for row, state in zip(rows, states, strict=True) if state == "refused"]
         await tools.ledger.insert_dead_letters([_letter(row) for row in refused])
         await tools.ledger.fetch("settle_emails", [row["message_id"] for row in rows], states, tools.life)
-        for state, outcome in (("sent", "applied"), ("uncertain", "uncertain"), ("refused", "refused")):
+        for state, outcome in (("sent", "applied"), ("refused", "refused")):
             tools.count("email", outcome, states.count(state))
+        for row, state in zip(rows, states, strict=True):
+            if state == "uncertain":
+                self._uncertain(row["message_id"], tools.life)
         if "pending" in states:
             await asyncio.sleep(PAUSE_S)
         return len(rows)
@@ -82,13 +85,13 @@ class EmailSender:
             return
         self._swept = time.monotonic()
         for row in await self._tools.ledger.fetch("sweep_emails", self._claim_lasts_s):
-            self._tools.count("email", "uncertain")
-            self._tools.log.event(
-                "email.uncertain",
-                "warning",
-                **{"message.id": str(row["message_id"])},
-                claimed_by=str(row["claimed_by"]),
-            )
+            self._uncertain(row["message_id"], row["claimed_by"])
+
+    def _uncertain(self, message_id: object, claimed_by: object) -> None:
+        self._tools.count("email", "uncertain", 1)
+        self._tools.log.event(
+            "email.uncertain", "warning", **{"message.id": str(message_id)}, claimed_by=str(claimed_by)
+        )
 
 
 def _letter(row: Any) -> FiledLetter:

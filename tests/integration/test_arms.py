@@ -326,8 +326,12 @@ async def test_an_email_whose_sender_died_is_uncertain_and_never_sent_again(benc
     emails = await bench.applied("effectively_once", "email", sent)
     assert set(emails) == set(states) - uncertain
     assert not duplicated(emails)
-    logged = {event["message.id"] for event in bench.events("arm.effectively_once#0", "email.uncertain")}
-    assert {str(id_) for id_ in uncertain} <= logged
+
+    async def logged() -> bool:  # the row is written first, then the line
+        events = bench.events("arm.effectively_once#0", "email.uncertain")
+        return {str(id_) for id_ in uncertain} <= {event["message.id"] for event in events}
+
+    await until(logged, "each uncertain email to be in the log")
     await check(bench, sent, ("record", "charge"))
 
 
