@@ -129,6 +129,6 @@ EVENTS: Final = {
         Event("slot.republished", "After the loss of a slot, all kept rows were published again: how many."),
         Event("slot.lag", "The log that a slot holds back crossed its bound, or the slot is gone: over or not."),
         Event("relay.set_aside", "The broker refuses a row for ever; it was moved out of the way."),
-        Event("email.uncertain", "Whether an email was sent cannot be known: its sender died, or the call was not answered."),
+        Event("email.uncertain", "Nobody can know whether it was sent: its sender died, or the call was not answered."),
     )
 }
