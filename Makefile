@@ -31,7 +31,7 @@ soak: setup ## 100 requests a second for ten minutes: the outbox stays empty, no
 	@$(BIN)/lab up && $(BIN)/python -m loadtest.soak
 
 test: check ## the whole suite, on real parts that it starts itself
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 check: $(VENV)/.dev ## ruff, mypy (strict), import contracts
 	$(BIN)/ruff check .

@@ -29,9 +29,28 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `make test`, which runs two workers: a file stays on one of them, and so do all tests of the session's lab.
+
+    Those come first: they are the longest piece that cannot be divided.
+    """
+    groups = {item: "lab" if _of_the_lab(item) else item.nodeid.partition("::")[0] for item in items}
+    for item, group in groups.items():
+        item.add_marker(pytest.mark.xdist_group(group))
+    items.sort(key=lambda item: groups[item] != "lab")
+
+
+def _of_the_lab(item: pytest.Item) -> bool:
+    named = item._fixtureinfo.name2fixturedefs.get("lab") if hasattr(item, "_fixtureinfo") else None
+    return bool(named) and named[-1].scope == "session"
+
+
 def free_home(path: os.PathLike[str]) -> Home:
     """A lab in `path` on a block of ports of which none is in use."""
-    for base in range(21_200, 32_000, 200):  # above 32768 outgoing connections take ports
+    bases = range(21_200, 32_000, 200)  # above 32768 outgoing connections take ports
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    half = len(bases) // 2 * (worker % 2)  # the workers must not find the same block free at the same moment
+    for base in [*bases[half:], *bases[:half]]:
         home = Home(path, base)  # type: ignore[arg-type]
         if all(_free(port) for port in ports(home)):
             return home
