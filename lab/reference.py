@@ -88,7 +88,7 @@ def _actions() -> Iterator[tuple[str, ...]]:
     yield "`pause:SECONDS`, `delay:MS`", "it waits, and then goes on"
     yield "`error:KIND`", f"it fails: {', '.join(ERROR_KINDS)}; in the provider, as an answer: {', '.join(HTTP_KINDS)}"
     yield "`p=0..1` `nth=N` `count=N`", "the chance at each pass; the first pass that acts; how often at most"
-    yield "`arm=NAME`", "only passes for this arm count; in the provider, calls of this account"
+    yield "`arm=NAME`", "only passes for this arm, or of this process, count; in the provider, calls of this account"
 
 
 def _data_faults() -> Iterator[tuple[str, ...]]:

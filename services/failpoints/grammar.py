@@ -3,7 +3,8 @@
     kill | pause:SECONDS | error:KIND | delay:MS    then, separated by blanks:    p=0..1  nth=N  count=N  arm=NAME
 
 `p` is the chance at each pass, `nth` the pass at which it first acts (counted from 1), `count` how often at most,
-`arm` the one owner (`at_least_once`, `relay`) whose passes count; in the provider, the account whose calls count.
+`arm` the one owner whose passes count, an arm (`at_least_once`) or one of its processes (`retry.at_least_once`); in the
+provider, the account whose calls count.
 """
 
 from typing import Final, Literal

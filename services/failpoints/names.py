@@ -23,8 +23,15 @@ class Failpoint(msgspec.Struct, frozen=True):
 
     @property
     def arms(self) -> tuple[str, ...]:
-        """What `arm=` can name here."""
-        return tuple(CONSUMER_ARMS) if self.by_account else tuple(dict.fromkeys(map(arm_of, self.owners)))
+        """What `arm=` can name here: an arm, or one of its processes."""
+        return (
+            tuple(CONSUMER_ARMS) if self.by_account else tuple(dict.fromkeys([*map(arm_of, self.owners), *self.owners]))
+        )
+
+
+def selectors(process: str) -> tuple[str, str, str]:
+    """What `arm=` may say for a pass of this process to count: nothing, its arm, the process without replica number."""
+    return "", arm_of(process), process.partition("#")[0]
 
 
 def arm_of(process: str) -> str:

@@ -9,7 +9,7 @@ from typing import Literal
 import msgspec
 
 from services.failpoints.grammar import Armed, check_name
-from services.failpoints.names import FAILPOINTS, arm_of
+from services.failpoints.names import FAILPOINTS, selectors
 
 Key = tuple[str, str]  # failpoint and arm ("": whoever passes)
 Verdict = Literal["go", "kill", "pause", "error", "delay"]
@@ -64,7 +64,7 @@ class Registry:
 
     def armed_for(self, process: str) -> list[str]:
         """Names of the failpoints that a pass of this process must ask about."""
-        ours = ("", arm_of(process))
+        ours = selectors(process)
         return sorted({name for name, arm in self._entries if arm in ours or FAILPOINTS[name].by_account})
 
     def decide(self, failpoint: str, process: str, account: str = "") -> Decision:
@@ -72,7 +72,7 @@ class Registry:
 
         Raises FailpointError when `failpoint` was never declared (a process and the supervisor of two versions).
         """
-        ours = ("", account if check_name(failpoint).by_account else arm_of(process))
+        ours = ("", account) if check_name(failpoint).by_account else selectors(process)
         self.passes[failpoint, process] = self.passes.get((failpoint, process), 0) + 1
         for (name, arm), entry in self._entries.items():
             if name != failpoint or arm not in ours:

@@ -108,6 +108,15 @@ def test_a_lane_passes_for_its_arm() -> None:
     registry = Registry(seed=1)
     registry.arm(parse(POINT, "kill arm=at_least_once"))
     assert registry.armed_for("retry.at_least_once") == [POINT]
+
+
+def test_one_process_of_an_arm_can_be_named() -> None:
+    registry = Registry(seed=1)
+    registry.arm(parse(POINT, "kill arm=retry.at_least_once"))
+    assert registry.armed_for("retry.at_least_once#1") == [POINT]
+    assert registry.armed_for(ALO) == []
+    assert registry.decide(POINT, ALO) == Decision("go")
+    assert registry.decide(POINT, "retry.at_least_once#1") == Decision("kill")
     assert registry.decide(POINT, "retry.at_least_once") == Decision("kill")
 
 
