@@ -147,20 +147,18 @@ class _Demo:
     def _judge(self, totals: Snapshot, audited: AuditDocument, met: dict[str, int]) -> Result:
         self._nemesis.new()
         kills = [fault for fault in self._nemesis.faults.values() if fault.by == "failpoint"]
-        control_rows = [row for row in audited.rows if row.arm == "at_least_once"]
         chances = Chances(
             kills=Counter(fault.target.partition("#")[0] for fault in kills),
             met_again=met,
             unknown_answers=totals.retried,
             replayed=totals.replayed,
-            duplicates_in_control=sum(row.duplicated for row in control_rows),
         )
         file = self._home.path / "runs" / totals.run / "verdict.json"
         faults = [
             {"name": f.details["failpoint"], "target": f.target, "started": f.started, "ended": f.ended} for f in kills
         ]
         causes = audited.dead_letter_causes
-        judged = [(row, judge(row, chances, causes=causes.get(row.name, {}))) for row in audited.rows]
+        judged = [(row, judge(row, chances, audited.rows, causes=causes.get(row.name, {}))) for row in audited.rows]
         result = Result(totals, audited, judged, faults, str(file), sum(met.values()))
         file.write_bytes(msgspec.json.format(msgspec.json.encode(result.document()), indent=2))
         return result

@@ -18,6 +18,7 @@ from loadtest.dispatch import Dispatcher
 from loadtest.faults import send_and_give_up
 from loadtest.ledger import Answer, Ledger, ledger_file
 from loadtest.plan import Plan, Request, checked, default_run
+from loadtest.shapes import Phase
 from loadtest.totals import Totals, snapshot_file, write_snapshot
 from services.domain.arms import PUBLISHER_ARMS
 from services.domain.messages import EFFECTS_HEADER, ORDERS, RUN_HEADER
@@ -36,6 +37,8 @@ OPTIONS: Final = (
     ("timeout_share", float, 0.01, "share of requests whose client gives up before the answer"),
     ("reset_share", float, 0.01, "share of requests whose client resets the connection"),
     ("customers", int, 500, "how many customers there are"),
+    ("skew", float, 2.0, "how much oftener the first customers order; 1: not at all"),
+    ("phases", str, "", "JSON: phases of the load, instead of rate and duration"),
     ("in_flight", int, 0, "how many requests may be under way; 0: ten seconds of the rate"),
     ("orders", str, "http://127.0.0.1:21020", "base URL of the orders service; empty: not of this load"),
     ("refunds", str, "http://127.0.0.1:21021", "base URL of the refunds service"),
@@ -67,6 +70,8 @@ def plan_of(options: Any, home: Path) -> Plan:
         timeout_share=options.timeout_share,
         reset_share=options.reset_share,
         customers=options.customers,
+        skew=options.skew,
+        phases=msgspec.json.decode(options.phases or "[]", type=tuple[Phase, ...]),
     )
     return checked(plan)
 
@@ -100,7 +105,7 @@ class Client(FastHttpUser):  # type: ignore[misc]
         self._plan = plan_of(options, self._home)
         self._ledger = Ledger(ledger_file(self._home, self._plan.run), self._plan.run)
         self._totals = Totals(self._plan)
-        in_flight = bound_in_flight(options.in_flight, self._plan.rate)
+        in_flight = bound_in_flight(options.in_flight, self._plan.peak)
         arms = [name for name, arm in PUBLISHER_ARMS.items() if self._urls.get(arm.producer(ORDERS))]
         self._dispatcher = Dispatcher(
             self._plan, self._ledger, self._totals, self._send, arms=arms, in_flight=in_flight

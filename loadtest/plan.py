@@ -8,6 +8,7 @@ from typing import Annotated, Final, Literal
 
 import msgspec
 
+from loadtest.shapes import Phase, times
 from services.domain.effects import EFFECTS, Effect
 from services.domain.messages import ORDERS, REFUNDS, Kind
 from services.domain.orders import Order, Refund
@@ -24,7 +25,10 @@ _REASONS: Final = ("damaged", "late", "wrong size", "changed my mind")
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """What the plan is computed from. Equal plans have equal requests."""
+    """What the plan is computed from. Equal plans have equal requests.
+
+    With `phases` they say what is sent when; `rate` and `duration_s` are then their mean and their sum.
+    """
 
     run: RunId
     seed: int = 1
@@ -35,11 +39,24 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     timeout_share: Share = 0.01
     reset_share: Share = 0.01
     customers: Annotated[int, msgspec.Meta(ge=1, le=1_000_000)] = 500
+    skew: Annotated[float, msgspec.Meta(ge=1, le=100)] = 2.0  # 1: every customer orders as often as any other
+    phases: tuple[Phase, ...] = ()
 
     @property
     def planned(self) -> int:
         """How many requests the plan has."""
+        if self.phases:
+            return sum(phase.planned for phase in self.phases)
         return max(1, round(self.rate * self.duration_s))
+
+    @property
+    def peak(self) -> float:
+        """The highest rate, requests a second."""
+        return max((max(phase.rate, phase.to_rate or 0.0) for phase in self.phases), default=self.rate)
+
+    def times(self) -> Iterator[float]:
+        """When each request is due, in seconds from the start."""
+        return times(self.phases) if self.phases else (index / self.rate for index in range(self.planned))
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -62,6 +79,11 @@ def checked(plan: Plan) -> Plan:
         raise ValueError(f"no such load: {error}") from None
     if plan.planned > MAX_REQUESTS:
         raise ValueError(f"{plan.planned} requests are more than {MAX_REQUESTS}: lower the rate or the duration")
+    if plan.planned == 0:
+        raise ValueError("the phases send nothing")
+    for number, phase in enumerate(plan.phases, 1):
+        if wrong := phase.contradiction():
+            raise ValueError(f"phase {number}: {wrong}")
     if plan.timeout_share + plan.reset_share > 1:
         raise ValueError("the shares of time-outs and resets are more than 1 together")
     return plan
@@ -78,15 +100,15 @@ def default_effects_share(rate: float) -> float:
 
 
 def requests(plan: Plan) -> Iterator[Request]:
-    """The requests of a plan in the order of their times, evenly spaced.
+    """The requests of a plan in the order of their times.
 
     A refund takes back an order that came earlier in this run, each order at most once. Customers are skewed: of 500,
     the first makes one order in 22.
     """
     draw = random.Random(plan.seed)  # noqa: S311  # a load is to be repeatable, not secret
-    share = default_effects_share(plan.rate) if plan.effects_share is None else plan.effects_share
+    share = default_effects_share(plan.peak) if plan.effects_share is None else plan.effects_share
     refundable: deque[Order] = deque(maxlen=_REFUNDABLE)
-    for index in range(plan.planned):
+    for index, at_s in enumerate(plan.times()):
         effects: tuple[Effect, ...] = EFFECTS if draw.random() < share else ("record",)
         fault = _fault(draw.random(), plan)
         payload: Order | Refund
@@ -95,7 +117,7 @@ def requests(plan: Plan) -> Iterator[Request]:
         else:
             kind, payload = ORDERS, _order(draw, index, plan)
             refundable.append(payload)
-        yield Request(index, index / plan.rate, kind, f"{plan.run}-{index}", payload, effects, fault)
+        yield Request(index, at_s, kind, f"{plan.run}-{index}", payload, effects, fault)
 
 
 def _fault(drawn: float, plan: Plan) -> ClientFault:
@@ -105,7 +127,7 @@ def _fault(drawn: float, plan: Plan) -> ClientFault:
 
 
 def _order(draw: random.Random, index: int, plan: Plan) -> Order:
-    customer = int(plan.customers * draw.random() ** 2)
+    customer = int(plan.customers * draw.random() ** plan.skew)
     amount_cents = 100 + int(draw.random() * 50_000)
     return Order(f"{plan.run}-o{index}", f"c-{customer:03d}", amount_cents, draw.choice(_CURRENCIES))
 

@@ -116,6 +116,7 @@ def _environment(home: Home, plan: Plan, urls: Mapping[str, str]) -> dict[str, s
     others.pop(DEFAULT_PUBLISHER, None)
     values = {
         **msgspec.structs.asdict(plan),
+        "phases": msgspec.json.encode(plan.phases).decode() if plan.phases else "",
         "orders": urls.get(ORDERS.name, ""),
         "refunds": urls.get(REFUNDS.name, ""),
         "publishers": ",".join(f"{name}={url}" for name, url in others.items()),

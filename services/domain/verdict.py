@@ -3,26 +3,75 @@
 A promise that had no chance to break proves nothing: it is INCONCLUSIVE, with the reason.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final, Literal
 
 import msgspec
 
-from services.domain.arms import ACCEPT_PROMISES, CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS, Promise
-from services.domain.audit import AuditRow
+from services.domain.arms import (
+    ACCEPT_PROMISES,
+    CONSUMER_ARMS,
+    DEFAULT_PUBLISHER,
+    PUBLISHER_ARMS,
+    ConsumerArm,
+    Promise,
+)
+from services.domain.audit import AuditDocument, AuditRow
 
 Verdict = Literal["PASS", "INCONCLUSIVE", "FAIL"]
 _WORST_LAST: Final[tuple[Verdict, ...]] = ("PASS", "INCONCLUSIVE", "FAIL")
+
+ACCEPT: Final = "accept"  # the name under which a scenario speaks of the hop accept; the other names are arms
+# Whose damage shows that the run was hard enough: without it, a promise that held has shown nothing.
+_PAIRED: Final[Mapping[tuple[str, Promise], str]] = {
+    ("process", "no_loss"): "at_most_once",
+    ("process", "no_duplicate"): "at_least_once",
+}
+_STATE_OF: Final[Mapping[Promise, str]] = {"no_loss": "lost", "no_duplicate": "duplicated"}
 
 
 class Chances(msgspec.Struct, frozen=True, kw_only=True):
     """What the run did to the promises, seen from outside the processes that made them."""
 
-    kills: Mapping[str, int]  # by part (`relay`, `arm.at_least_once`): SIGKILLs at its failpoints
-    met_again: Mapping[str, int]  # by arm: records whose message id this arm had applied already
-    unknown_answers: int  # requests whose first answer the client did not get
-    replayed: int  # requests answered from a stored answer
-    duplicates_in_control: int  # messages that `at_least_once` applied twice
+    kills: Mapping[str, int] = {}  # by part (`relay`, `arm.at_least_once`): SIGKILLs at its failpoints
+    struck: Mapping[str, int] = {}  # by part: other SIGKILLs and freezes, with records under way
+    due_again: Mapping[str, int] = {}  # by arm: effects at or above its committed offsets when it was struck
+    met_again: Mapping[str, int] = {}  # by arm: records whose message id this arm had applied already
+    outside: Mapping[str, int] = {}  # in words: what all arms had to live with (kills of the broker, errors answered)
+    unknown_answers: int = 0  # requests whose first answer the client did not get
+    replayed: int = 0  # requests answered from a stored answer
+    seen: Mapping[str, int] = {}  # what a scenario can ask for: kills, freezes, dedup_hits, retries...
+
+
+class Control(msgspec.Struct, frozen=True, kw_only=True):
+    """Damage that a scenario must have done. An empty `effect` or `hop` means any."""
+
+    arm: str
+    state: str
+    effect: str = ""
+    hop: str = ""
+    at_least: int = 1
+
+    def __str__(self) -> str:
+        return " ".join(word for word in (self.hop, self.arm, self.effect, self.state) if word)
+
+    def about(self, row: AuditRow) -> bool:
+        """Whether it speaks of the row."""
+        return self.arm == row.arm and self.effect in ("", row.effect) and self.hop in ("", row.hop)
+
+    def found(self, rows: Iterable[AuditRow]) -> int:
+        """How many messages are in that state."""
+        return sum(int(getattr(row, self.state)) for row in rows if self.about(row))
+
+
+class Terms(msgspec.Struct, frozen=True, kw_only=True):
+    """What a scenario says of the verdict."""
+
+    promises: Mapping[str, frozenset[Promise]] | None = None  # put to the test, by arm or ACCEPT; None: all
+    controls: tuple[Control, ...] = ()  # what must come out broken
+    declared: frozenset[str] = frozenset()  # causes for which messages may be dead-lettered
+    without_control: str = ""  # why no arm breaks where the promises hold
+    exercise: Mapping[str, int] = {}  # of Chances.seen, at least
 
 
 class Judgement(msgspec.Struct, frozen=True):
@@ -34,37 +83,151 @@ class Judgement(msgspec.Struct, frozen=True):
     why: str  # of a verdict that is not PASS
 
 
-def promises_of(row: AuditRow) -> frozenset[Promise]:
+class RunVerdict(msgspec.Struct, frozen=True):
+    """The verdict about a run: its rows', and what is to be said of the run as a whole."""
+
+    verdict: Verdict
+    judgements: list[Judgement]  # one a row, in the order of the rows
+    reasons: list[str]  # why it is not PASS, as far as no row says it
+    controls: dict[str, int]  # what had to come out broken, and how many did
+
+
+def promises_of(row: AuditRow, consumers: Mapping[str, ConsumerArm] = CONSUMER_ARMS) -> frozenset[Promise]:
     """What is promised about a row of an audit."""
     if row.hop == "accept":
         return ACCEPT_PROMISES
     if row.hop == "publish":
         return PUBLISHER_ARMS[row.arm].promises
-    return CONSUMER_ARMS[row.arm].promises.get(row.effect, frozenset())
+    return consumers[row.arm].promises.get(row.effect, frozenset())
+
+
+def promises_by_name(publishers: Iterable[str], consumers: Iterable[ConsumerArm]) -> dict[str, frozenset[Promise]]:
+    """What a scenario with these arms can put to the test: by arm, and ACCEPT."""
+    made = {ACCEPT: ACCEPT_PROMISES, **{name: PUBLISHER_ARMS[name].promises for name in publishers}}
+    return made | {arm.name: frozenset[Promise]().union(*arm.promises.values()) for arm in consumers}
+
+
+def judge_run(
+    document: AuditDocument,
+    chances: Chances,
+    terms: Terms,
+    *,
+    consumers: Mapping[str, ConsumerArm] = CONSUMER_ARMS,
+    doubts: Sequence[str] = (),
+) -> RunVerdict:
+    """The verdict about a run. `doubts`: why the run itself proves nothing (it was cut short, records are gone)."""
+    rows = document.rows
+    judge_ = _Judge(rows, chances, terms, consumers)
+    judgements = [judge_.judge(row, document.dead_letter_causes.get(row.name, {})) for row in rows]
+    controls = {str(control): control.found(rows) for control in terms.controls}
+    reasons = [*doubts, *_shown_too_little(terms, chances, controls)]
+    if not document.closes:
+        reasons.append("the law does not close")
+    verdicts = [judgement.verdict for judgement in judgements]
+    if reasons:
+        verdicts.append("INCONCLUSIVE" if document.closes else "FAIL")
+    if all(verdict is None for verdict in verdicts):
+        holes = bool(terms.controls) and not reasons  # it promises nothing and has shown what it is about
+        return RunVerdict("PASS" if holes else "INCONCLUSIVE", judgements, reasons, controls)
+    return RunVerdict(worst(verdicts), judgements, reasons, controls)
+
+
+def _shown_too_little(terms: Terms, chances: Chances, controls: Mapping[str, int]) -> Iterator[str]:
+    for control in terms.controls:
+        if (found := controls[str(control)]) < control.at_least:
+            yield f"{control}: {found}, at least {control.at_least} had to be: the run was too easy"
+    for name, wanted in terms.exercise.items():
+        if (seen := chances.seen.get(name, 0)) < wanted:
+            yield f"{name.replace('_', ' ')}: {seen} seen, at least {wanted} had to be"
 
 
 def judge(
-    row: AuditRow, chances: Chances, *, causes: Mapping[str, int] = {}, declared: Collection[str] = ()
+    row: AuditRow,
+    chances: Chances,
+    rows: Collection[AuditRow] = (),
+    *,
+    terms: Terms = Terms(),  # noqa: B008  # frozen
+    causes: Mapping[str, int] = {},
+    consumers: Mapping[str, ConsumerArm] = CONSUMER_ARMS,
 ) -> Judgement:
     """Judge one row: a broken promise first, then a promise that was not put to the test.
 
-    `causes`: why its messages were dead-lettered. Those that the scenario has `declared` break nothing.
+    `rows`: all of the audit, among them the controls. `causes`: why its messages were dead-lettered.
     """
-    promises = promises_of(row)
-    named = tuple(sorted(promises))
-    if not promises:
-        return Judgement(named, None, "", "")
-    tested = {promise: _tested(promise, row, chances) for promise in named}
-    exercised = "; ".join(dict.fromkeys(how for how in tested.values() if how))
-    undeclared = {cause: many for cause, many in causes.items() if cause not in declared}
-    letters = row.dead_lettered - sum(causes.values()) + sum(undeclared.values())
-    if broken := "; ".join(_broken(promises, row, letters, undeclared)):
-        return Judgement(named, "FAIL", exercised, broken)
-    if row.expected == 0:
-        return Judgement(named, "INCONCLUSIVE", "", "nothing was expected")
-    if untested := [promise for promise in named if not tested[promise]]:
-        return Judgement(named, "INCONCLUSIVE", exercised, f"{' and '.join(untested)} had no chance to break")
-    return Judgement(named, "PASS", exercised, "")
+    return _Judge(rows, chances, terms, consumers).judge(row, causes)
+
+
+class _Judge:
+    def __init__(
+        self, rows: Collection[AuditRow], chances: Chances, terms: Terms, consumers: Mapping[str, ConsumerArm]
+    ) -> None:
+        self._rows, self._chances, self._terms, self._consumers = rows, chances, terms, consumers
+
+    def judge(self, row: AuditRow, causes: Mapping[str, int]) -> Judgement:
+        promises = promises_of(row, self._consumers)
+        if not promises:
+            return Judgement((), None, "", "")
+        holes = {control.state for control in self._terms.controls if control.about(row)}
+        undeclared = {cause: many for cause, many in causes.items() if cause not in self._terms.declared}
+        letters = row.dead_lettered - sum(causes.values()) + sum(undeclared.values())
+        broken = [what for state, what in _broken(promises, row, letters, undeclared) if state not in holes]
+        claimed = tuple(sorted(promises & self._claimed(row, promises)))
+        chances = {promise: self._tested(promise, row) for promise in (claimed or sorted(promises))}
+        exercised = _words({what: many for counts in chances.values() for what, many in counts.items()})
+        if broken:
+            return Judgement(tuple(sorted(promises)), "FAIL", exercised, "; ".join(broken))
+        if not claimed:
+            return Judgement((), None, "", "")
+        untested = [promise for promise in claimed if not any(chances[promise].values())]
+        why = self._proves_nothing(row, claimed, untested)
+        return Judgement(claimed, "INCONCLUSIVE" if why else "PASS", exercised, why)
+
+    def _proves_nothing(self, row: AuditRow, claimed: Sequence[Promise], untested: Sequence[Promise]) -> str:
+        """Why promises that were not broken have shown nothing, or nothing."""
+        if row.expected == 0:
+            return "nothing was expected"
+        if untested:
+            return f"{' and '.join(untested)} had no chance to break"
+        return "; ".join(why for promise in claimed if (why := self._too_easy(promise, row)))
+
+    def _claimed(self, row: AuditRow, promises: frozenset[Promise]) -> frozenset[Promise]:
+        """What this scenario puts to the test; what comes out broken by intent is not."""
+        if self._terms.promises is None:
+            return promises
+        return self._terms.promises.get(ACCEPT if row.hop == "accept" else row.arm, frozenset())
+
+    def _too_easy(self, promise: Promise, row: AuditRow) -> str:
+        """Why the control of a promise proves nothing, or nothing."""
+        control = _PAIRED.get((row.hop, promise))
+        if control is None or self._terms.without_control:
+            return ""
+        state = _STATE_OF[promise]
+        if any(getattr(other, state) for other in self._rows if (other.hop, other.arm) == (row.hop, control)):
+            return ""
+        return f"its control {control} has nothing {state}: the run was too easy"
+
+    def _tested(self, promise: Promise, row: AuditRow) -> dict[str, int]:
+        """What gave the promise the chance to break, and how often; nothing where nothing did."""
+        chances = self._chances
+        if row.hop == "accept":
+            count, what = (
+                (chances.unknown_answers, "answers that the client did not get")
+                if promise == "no_loss"
+                else (chances.replayed, "retries answered from the stored answer")
+            )
+            return {what: count}
+        parts = _parts(row)
+        found = {
+            "kills in its gaps": sum(chances.kills.get(part, 0) for part in parts),
+            "kills and freezes with records under way": sum(chances.struck.get(part, 0) for part in parts),
+        }
+        if promise == "no_loss":
+            return {**found, **chances.outside}
+        found["applied effects whose record was due again"] = chances.due_again.get(row.arm, 0)
+        met = chances.met_again.get(row.arm, 0)
+        if row.arm in self._consumers and self._consumers[row.arm].dedups:
+            return {"applied ids met again": met, **found} if met else {}
+        return found  # it meets no id again that it would know of: what could be done twice is what was cut
 
 
 def worst(verdicts: Iterable[Verdict | None]) -> Verdict:
@@ -73,42 +236,28 @@ def worst(verdicts: Iterable[Verdict | None]) -> Verdict:
     return max(given, key=_WORST_LAST.index, default="INCONCLUSIVE")
 
 
-def _broken(promises: frozenset[Promise], row: AuditRow, letters: int, causes: Collection[str]) -> Iterable[str]:
+def _words(counts: Mapping[str, int]) -> str:
+    return "; ".join(f"{count} {what}" for what, count in counts.items() if count)
+
+
+def _broken(
+    promises: frozenset[Promise], row: AuditRow, letters: int, causes: Collection[str]
+) -> Iterator[tuple[str, str]]:
+    """The states that break a promise, and what is said of them."""
     if row.unexplained:
-        yield f"{row.unexplained} unexplained"
+        yield "unexplained", f"{row.unexplained} unexplained"
     if row.unexpected:
-        yield f"{row.unexpected} unexpected"
+        yield "unexpected", f"{row.unexpected} unexpected"
     if "no_loss" in promises:
         if row.lost:
-            yield f"{row.lost} lost"
+            yield "lost", f"{row.lost} lost"
         if row.waiting:
-            yield f"{row.waiting} still waiting after the drain"
+            yield "waiting", f"{row.waiting} still waiting after the drain"
         if letters:
             named = f" ({', '.join(sorted(causes))})" if causes else ""
-            yield f"{letters} dead-lettered without a declared cause{named}"
+            yield "dead_lettered", f"{letters} dead-lettered without a declared cause{named}"
     if "no_duplicate" in promises and row.duplicated:
-        yield f"{row.duplicated} duplicated"
-
-
-def _tested(promise: Promise, row: AuditRow, chances: Chances) -> str:
-    """What gave the promise the chance to break, or nothing."""
-    if row.hop == "accept":
-        count, what = (
-            (chances.unknown_answers, "answers that the client did not get")
-            if promise == "no_loss"
-            else (chances.replayed, "retries answered from the stored answer")
-        )
-        return f"{count} {what}" if count else ""
-    kills = sum(chances.kills.get(part, 0) for part in _parts(row))
-    killed = f"{kills} kills in its gaps" if kills else ""
-    if promise == "no_loss":
-        return killed
-    if not chances.duplicates_in_control:
-        return ""
-    if not CONSUMER_ARMS[row.arm].dedups:
-        return killed  # it meets no id again that it would know of: what could be done twice is in what a kill cut
-    met = chances.met_again.get(row.arm, 0)
-    return f"{met} applied ids met again" if met else ""
+        yield "duplicated", f"{row.duplicated} duplicated"
 
 
 def _parts(row: AuditRow) -> tuple[str, ...]:

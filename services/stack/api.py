@@ -2,6 +2,7 @@
 
 import asyncio
 import hmac
+import os
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -10,6 +11,7 @@ from aiohttp import web
 
 from services.failpoints.grammar import FailpointError
 from services.stack.faults import Faults, NotAllowed, back, json_response
+from services.stack.launch import PASSED_ON
 from services.stack.nemesis import By
 from services.stack.parts import UnknownPart, find
 
@@ -97,6 +99,7 @@ class _Control:
                 "parts": self._supervisor.order,
                 "faults": self._supervisor.faults,
                 "seed": self._supervisor.failpoints.seed,
+                "settings": {name: os.environ[name] for name in PASSED_ON if name in os.environ},
             }
         )
 

@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
@@ -28,8 +28,12 @@ SWEEP_GRACE_S: Final = 3.0  # Postgres ends by itself when its supervisor dies: 
 Say = Callable[[str], None]
 
 
-def up(home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = (), say: Say) -> dict[str, Any]:
+def up(
+    home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = (), settings: Mapping[str, str] = {}, say: Say
+) -> dict[str, Any]:  # fmt: skip
     """Bring the lab (or `only` these parts and what they need) up; returns its status. Nothing to do when it is up.
+
+    `settings`: LAB_ variables for its processes, besides those of the environment.
 
     A start that fails or is interrupted leaves no process and no port: only the data folder and the logs.
     Raises StackError, with a sentence that says what to do, when it cannot.
@@ -42,7 +46,7 @@ def up(home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = (), say: 
             _check_running(before, wanted, faults=faults)
             say("it is up already: nothing is changed")
             return _wait_until_up(home, say, quiet=True)
-        with _start(home, wanted, faults=faults, seed=seed, only=only, say=say):
+        with _start(home, wanted, faults=faults, seed=seed, only=only, settings=settings, say=say):
             return _wait_until_up(home, say)
 
 
@@ -67,8 +71,9 @@ def _check_running(now: dict[str, Any], wanted: list[str], *, faults: bool) -> N
 
 @contextlib.contextmanager
 def _start(
-    home: Home, wanted: list[str], *, faults: bool, seed: int, only: tuple[str, ...], say: Say
-) -> Iterator[None]:
+    home: Home, wanted: list[str], *, faults: bool, seed: int, only: tuple[str, ...], settings: Mapping[str, str],
+    say: Say,
+) -> Iterator[None]:  # fmt: skip
     """Start the supervisor for as long as the block takes, and for good when the block ends without an error.
 
     The supervisor holds a leash: a pipe of which it sees the end when this process dies, however it dies.
@@ -82,7 +87,7 @@ def _start(
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer, "wb", buffering=0) as leash:
         try:
-            _spawn_supervisor(home, reader, wanted, faults=faults, seed=seed, only=only)
+            _spawn_supervisor(home, reader, wanted, faults=faults, seed=seed, only=only, settings=settings)
             yield
             leash.write(b"up")
         except BaseException as error:
@@ -94,10 +99,12 @@ def _start(
 
 
 def _spawn_supervisor(
-    home: Home, leash: int, wanted: list[str], *, faults: bool, seed: int, only: tuple[str, ...]
+    home: Home, leash: int, wanted: list[str], *, faults: bool, seed: int, only: tuple[str, ...],
+    settings: Mapping[str, str],
 ) -> None:  # fmt: skip
     environment = {
         **os.environ,
+        **settings,
         "PYTHONPATH": str(Path(__file__).parent.parent.parent),
         "LAB_HOME": str(home.path),
         "LAB_PORT_BASE": str(home.port_base),
