@@ -9,6 +9,7 @@ from services.failpoints import Failpoints
 from services.settings import Settings, read_settings
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
+from services.telemetry.vitals import observe_vitals
 
 
 class Process(msgspec.Struct, frozen=True):
@@ -32,4 +33,6 @@ def start_process() -> Process:
     log.capture_logging()
     log.event("process.started", pid=os.getpid())
     failpoints = Failpoints(settings.process, settings.supervisor, settings.token, allowed=settings.faults)
-    return Process(settings, life, log, Metrics(settings.process, str(life)), failpoints)
+    metrics = Metrics(settings.process, str(life))
+    observe_vitals(metrics, str(life))
+    return Process(settings, life, log, metrics, failpoints)

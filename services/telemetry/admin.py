@@ -1,10 +1,12 @@
 """The admin endpoint of every process, on a port of its own: /healthz /readyz /metrics."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import AsyncIterator, Callable
 
 from aiohttp import web
 
 from services.telemetry.metrics import Metrics
+from services.telemetry.vitals import watch_loop
 
 
 async def serve_admin(bind: str, port: int, metrics: Metrics, ready: Callable[[], str]) -> web.AppRunner:
@@ -23,7 +25,14 @@ async def serve_admin(bind: str, port: int, metrics: Metrics, ready: Callable[[]
     async def exposition(_: web.Request) -> web.Response:
         return web.Response(body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
 
+    async def loop_watched(_: web.Application) -> AsyncIterator[None]:
+        watch = asyncio.create_task(watch_loop(metrics), name="loop lag")
+        yield
+        watch.cancel()
+
     app = web.Application()
+    if metrics.emits("delivery.loop_lag"):
+        app.cleanup_ctx.append(loop_watched)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", exposition)])
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
