@@ -186,9 +186,7 @@ def _at_the_desk(work: Callable[[Desk], Awaitable[T]], why: str = "") -> T:
     async def connected() -> T:
         database = await connect(settings.postgres, "payments", name="lab dlq")
         try:
-            failpoints = Failpoints(
-                "redrive", settings.supervisor, place.secret("token"), allowed=bool(state["faults"])
-            )
+            failpoints = Failpoints("redrive", settings.supervisor, place.token, allowed=bool(state["faults"]))
             return await work(Desk(database, settings.kafka, failpoints, _actor(), why))
         finally:
             await database.close(timeout=1)

@@ -49,7 +49,7 @@ def replay(
             return
         if plan.id != id_:
             say(f"replay {plan.id}: if it is cut off, `lab replay --id {plan.id}` goes on")
-    failpoints = Failpoints("replay", settings.supervisor, place.secret("token"), allowed=bool(state["faults"]))
+    failpoints = Failpoints("replay", settings.supervisor, place.token, allowed=bool(state["faults"]))
     with _sentences(plan.id), display() as line:
         copied = copy(settings.kafka, plan, failpoints, lambda n: line(f"{done + n} of {plan.count} records copied"))
     _tell(plan, done, copied, dry_run=False, as_json=as_json)

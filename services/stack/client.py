@@ -29,7 +29,7 @@ def call(home: Home, method: str, path: str, body: Any = None, *, timeout_s: flo
     if home.read_state() is None:
         raise NotUp("the lab is not up: start it with `lab up`")
     connection = http.client.HTTPConnection(urlsplit(home.supervisor_url).netloc, timeout=timeout_s)
-    headers = {"Authorization": f"Bearer {home.secret('token')}", "Content-Type": "application/json"}
+    headers = {"Authorization": f"Bearer {home.token}", "Content-Type": "application/json"}
     try:
         connection.request(method, path, body=None if body is None else json.dumps(body), headers=headers)
         response = connection.getresponse()

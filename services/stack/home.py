@@ -95,6 +95,13 @@ class Home(msgspec.Struct, frozen=True):
         return file.read_text()
 
     @property
+    def token(self) -> str:
+        """What the running lab asks for; empty when it is missing: one drawn now, the lab would not know."""
+        with contextlib.suppress(FileNotFoundError):
+            return (self.run / "token.secret").read_text()
+        return ""
+
+    @property
     def supervisor_url(self) -> str:
         return f"http://{self.bind}:{self.port(SUPERVISOR_PORT)}"
 

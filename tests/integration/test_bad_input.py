@@ -1,0 +1,120 @@
+"""What people get wrong on a lab that is up: the error names it, the exit code is not 0, and nothing is changed."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from services.broker.reader import bounds
+from services.broker.topics import MAIN_TOPICS
+from services.domain.arms import CONSUMER_ARMS
+from services.stack import client
+from services.stack.nemesis import read_faults
+from tests.conftest import Lab
+
+TOPICS = [topic.name for topic in MAIN_TOPICS]
+REDELIVERIES = [arm.redelivery_topic for arm in CONSUMER_ARMS.values() if arm.redelivery_topic]
+LONG_AGO = "--from 2020-01-01T00:00:00 --to 2020-01-02T00:00:00"
+REPLAY = "replay --arm at_least_once --topic orders.v1"
+
+
+def refused(lab: Lab, words: str) -> tuple[int, str]:
+    """Exit code and stderr of `lab WORDS`, which answers nothing on stdout."""
+    command = [str(Path(sys.executable).with_name("lab")), *words.split()]
+    environment = {**os.environ, "LAB_HOME": str(lab.home.path), "LAB_PORT_BASE": str(lab.home.port_base)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert "Traceback" not in done.stderr, done.stderr
+    assert done.stdout == "", done.stdout
+    return done.returncode, " ".join(done.stderr.split())
+
+
+def state(lab: Lab) -> Any:
+    """What nothing of this may change: faults, processes, what is armed, and what was sent again."""
+    processes = client.status(lab.home)["processes"]
+    return (
+        [fault.id for fault in read_faults(lab.home.nemesis_log)],
+        {process["name"]: (process["pid"], process["state"]) for process in processes},
+        client.failpoints(lab.home)["armed"],
+        bounds(lab.home.addresses()["LAB_KAFKA"], REDELIVERIES).ends,
+    )
+
+
+@pytest.fixture
+def calm(lab: Lab) -> Iterator[Lab]:
+    """The lab with everything ready; afterwards it is as it was."""
+    lab.until(lambda: client.status(lab.home)["state"] == "up", "everything to be ready")
+    before = state(lab)
+    yield lab
+    assert state(lab) == before
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "named"),
+    [
+        ("fault arm no.such.failpoint kill", 2, "unknown failpoint 'no.such.failpoint'"),
+        ("fault arm process.after_read kill arm=nobody", 2, "arm=nobody"),
+        ("kill arm.nobody#0", 2, "unknown process 'arm.nobody#0'"),
+        ("kill retry.at_least_once.1s", 2, "unknown process 'retry.at_least_once.1s'"),
+        ("up --arms nobody", 2, "unknown arm 'nobody'"),
+        ("kill relay#7", 1, "relay#7 is not running"),
+        ("freeze arm.at_least_once#7", 1, "arm.at_least_once#7 is not running"),
+        ("thaw relay#0", 1, "relay#0 is not frozen"),
+        ("kill provision", 2, "provision is a task"),
+        ("dlq redrive at_least_once/999999999 --why x", 2, "at_least_once/999999999"),
+        ("dlq discard at_least_once/999999999 --why x", 2, "at_least_once/999999999"),
+        ("dlq redrive --arm nobody --why x", 2, "unknown arm 'nobody'"),
+        (f"{REPLAY} {LONG_AGO}", 2, "the window is empty: orders.v1 has no record"),
+        (f"{REPLAY} --from 1m --to 2m", 2, "the window is reversed"),
+        (f"{REPLAY} --offsets 0:0-999999999", 2, "orders.v1/0 does not reach 999999999"),
+        (f"{REPLAY} --offsets 99:0-1", 2, "orders.v1 has no partition 99"),
+        ("replay --id never-begun", 2, "no replay has the id 'never-begun'"),
+    ],
+)
+def test_what_is_wrong_is_named_and_changes_nothing(calm: Lab, words: str, code: int, named: str) -> None:
+    exited, said = refused(calm, words)
+    assert exited == code, said
+    assert named in said
+
+
+@pytest.mark.parametrize("token", ["wrong", None])
+def test_a_token_that_is_wrong_or_missing_is_named_and_changes_nothing(calm: Lab, token: str | None) -> None:
+    file = calm.home.run / "token.secret"
+    right = file.read_text()
+    aside = file.rename(file.with_suffix(".aside"))
+    try:
+        if token:
+            file.write_text(token)
+        for words in ("kill relay#0", "fault arm publish.after_fetch kill", "fault clear", "scale relay 2"):
+            exited, said = refused(calm, words)
+            assert exited == 1, said
+            assert "token is missing or wrong" in said
+        assert file.exists() == bool(token), "a token was drawn that the running lab does not know"
+    finally:
+        aside.rename(file)
+    assert file.read_text() == right
+
+
+def test_a_letter_that_is_settled_is_not_redriven_or_discarded_again(lab: Lab) -> None:
+    def letters() -> list[Any]:
+        listed = json.loads(lab.cli("dlq", "list", "--arm", "at_least_once", "--limit", "100000", "--json"))
+        return listed["letters"]
+
+    known = {letter["letter"] for letter in letters()}
+    if not any(bounds(lab.home.addresses()["LAB_KAFKA"], TOPICS).ends.values()):
+        lab.cli("load", "--rate", "5", "--duration", "1s")  # a bad record is made from an earlier one
+    lab.cli("fault", "inject", "poison", "--topic", "orders.v1")
+    lab.until(lambda: {letter["letter"] for letter in letters()} - known, "the poison to be a letter")
+    (name,) = {letter["letter"] for letter in letters()} - known
+    lab.cli("dlq", "discard", name, "--why", "it is poison")
+    for words in (f"dlq redrive {name} --why again", f"dlq discard {name} --why again"):
+        exited, said = refused(lab, words)
+        assert exited == 1
+        assert f"{name} is already discarded" in said
+    (letter,) = [letter for letter in letters() if letter["letter"] == name]
+    assert (letter["state"], letter["rounds"]) == ("discarded", 0)
+    assert len(json.loads(lab.cli("dlq", "show", name, "--json"))["log"]) == 1
