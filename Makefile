@@ -46,6 +46,9 @@ format: $(VENV)/.dev ## format and sort imports
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+boards: $(VENV)/.dev ## make dashboards/generated from the code
+	$(BIN)/python -m dashboards.generate
+
 docs: $(VENV)/.runtime ## make docs/reference.md from the code
 	$(BIN)/python -m lab.reference
 

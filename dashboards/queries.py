@@ -1,0 +1,168 @@
+"""The PromQL of the boards, by what it answers. Names are those of the catalogue: a test parses each query.
+
+Whose number it is (design, section 6): figures of loss, duplication and state are the auditor's; lag and depth are the
+probe's; rates are what the processes counted themselves.
+"""
+
+from typing import Final
+
+CONSUMERS: Final = 'arm=~"$arm"'
+PUBLISHERS: Final = 'arm=~"$publisher"'
+ANY: Final = 'arm=~"$arm|$publisher"'
+_WINDOW: Final = "[$__rate_interval]"
+
+# --- the auditor
+
+LOST: Final = f"max by (arm) (delivery_audit_lost_total{{{ANY}}})"
+EXTRA: Final = f"max by (arm) (delivery_audit_extra_applications_total{{{ANY}}})"
+UNEXPECTED: Final = f"max by (arm) (delivery_audit_unexpected_total{{{ANY}}})"
+RETRACTED: Final = f"max by (arm) (delivery_audit_retractions_total{{{ANY}}})"
+UNEXPLAINED: Final = "sum(abs(delivery_audit_unexplained))"
+AUDIT_AGE_S: Final = "time() - max(delivery_audit_last_success_timestamp_seconds)"
+TELEMETRY_GAP: Final = f"sum by (arm, signal) (delivery_audit_telemetry_gap{{{ANY}}})"
+
+
+def since_ms(metric: str) -> str:
+    """When the counter first rose within the range, in Unix milliseconds; 0 where it did not."""
+    rose = f"max by (arm) (increase({metric}{{{ANY}}}[10s])) > 0"
+    return f"1000 * min_over_time(timestamp({rose})[$__range:5s]) or 0 * max by (arm) ({metric}{{{ANY}}})"
+
+
+LOST_SINCE_MS: Final = since_ms("delivery_audit_lost_total")
+EXTRA_SINCE_MS: Final = since_ms("delivery_audit_extra_applications_total")
+
+# What became of the expected messages: (states, heading) by the query's letter.
+PATH_STATES: Final = {
+    "A": (".+", "expected"),
+    "B": ("applied_once", "applied once"),
+    "C": ("duplicated", "duplicated"),
+    "D": ("waiting", "waiting"),
+    "E": ("dead_lettered", "dead-lettered"),
+    "F": ("discarded", "discarded"),
+    "G": ("uncertain", "uncertain"),
+    "H": ("lost", "lost"),
+}
+
+
+def path(states: str) -> str:
+    """Messages in these states, by hop, arm and effect."""
+    return f'sum by (hop, arm, effect) (delivery_audit_messages{{{ANY}, state=~"{states}"}})'
+
+
+# --- what the processes counted themselves
+
+ACCEPTED_PER_S: Final = f'sum(rate(delivery_dedup_decisions_total{{hop="accept", decision="first"}}{_WINDOW}))'
+PUBLISHED_PER_S: Final = f'sum(rate(messaging_client_sent_messages_total{{outcome="confirmed"}}{_WINDOW}))'
+APPLIED_PER_S: Final = (
+    f'max by (arm) (sum by (arm, effect) (rate(delivery_effects_total{{{CONSUMERS}, outcome="applied"}}{_WINDOW})))'
+)
+APPLIED_SLOWEST_PER_S: Final = f"min({APPLIED_PER_S})"
+
+# --- the probe
+
+OUTBOX_PENDING: Final = f"sum by (arm) (delivery_outbox_pending{{{PUBLISHERS}}})"
+LAG_MESSAGES: Final = f"sum by (arm) (delivery_group_lag_messages{{{CONSUMERS}}})"
+
+# --- alerts
+
+ALERTS: Final = 'max by (alertname, arm) (ALERTS{alertstate="firing", alertname!="Watchdog"})'
+ALERTS_FIRING: Final = 'count(ALERTS{alertstate="firing", alertname!="Watchdog"}) or vector(0)'
+
+# --- Duplicates and loss
+
+
+def by_effect(metric: str, hop: str, effect: str = ".*") -> str:
+    """A counter of the auditor on one hop, by arm and effect."""
+    arms = CONSUMERS if hop == "process" else PUBLISHERS
+    return f'sum by (arm, effect) ({metric}{{hop="{hop}", effect=~"{effect}", {arms}}})'
+
+
+def on_hop(metric: str, hop: str) -> str:
+    """A counter of the auditor on one hop, by arm: of several effects, the one with most."""
+    return f"max by (arm) ({by_effect(metric, hop)})"
+
+
+def decisions_per_s(hop: str) -> str:
+    """Dedup decisions other than `first`, in one of the three places where one is made."""
+    arms = PUBLISHERS if hop == "accept" else CONSUMERS
+    kept = f'hop="{hop}", decision!="first", {arms}'
+    return f"sum by (arm, decision) (rate(delivery_dedup_decisions_total{{{kept}}}{_WINDOW}))"
+
+
+DUPLICATE_SHARE: Final = (
+    f'sum by (arm) (rate(delivery_dedup_decisions_total{{hop="process", decision="duplicate", {CONSUMERS}}}{_WINDOW}))'
+    f' / (sum by (arm) (rate(delivery_dedup_decisions_total{{hop="process", {CONSUMERS}}}{_WINDOW})) > 0)'
+    f' or 0 * sum by (arm) (delivery_dedup_decisions_total{{hop="process", {CONSUMERS}}})'
+)
+REDELIVERED: Final = f"sum by (arm) (increase(delivery_redeliveries_total{{{CONSUMERS}}}{_WINDOW}))"
+NOT_APPLIED_PER_S: Final = (
+    f'sum by (arm, outcome) (rate(delivery_effects_total{{{CONSUMERS}, outcome=~"failed|refused|uncertain"}}{_WINDOW}))'
+)
+OBSERVED: Final = f'max by (arm) (sum by (arm, effect) (delivery_effects_total{{{CONSUMERS}, outcome="applied"}}))'
+AUDITED: Final = (
+    f'max by (arm) (sum by (arm, effect) (delivery_audit_messages{{hop="process", {CONSUMERS}, '
+    f'state=~"applied_once|duplicated"}}) + {by_effect("delivery_audit_extra_applications_total", "process")})'
+)
+
+# --- Relay and Kafka
+
+OUTBOX_AGE_S: Final = f"max by (arm) (delivery_outbox_oldest_age_seconds{{{PUBLISHERS}}})"
+SENT_PER_S: Final = f"sum by (topic, outcome) (rate(messaging_client_sent_messages_total{_WINDOW})) > 0"
+SLOT_LAG_BYTES: Final = f"max by (arm) (delivery_slot_lag_bytes{{{PUBLISHERS}}})"
+LAG_S: Final = f"max by (arm) (delivery_group_lag_seconds{{{CONSUMERS}}})"
+LAG_BY_PARTITION: Final = f"max by (arm, topic, partition) (delivery_group_lag_messages{{{CONSUMERS}}})"
+COMMITS_PER_S: Final = f"sum by (arm, outcome) (rate(delivery_offset_commits_total{{{CONSUMERS}}}{_WINDOW}))"
+ENDS_PER_S: Final = f'sum by (topic) (rate(delivery_topic_end_offsets_total{{place="main"}}{_WINDOW}))'
+COMMITTED_PER_S: Final = f"sum by (arm) (rate(delivery_group_committed_offsets_total{{{CONSUMERS}}}{_WINDOW}))"
+
+
+def quantile(share: float, metric: str, arms: str) -> str:
+    """A quantile of a histogram, by arm."""
+    return f"histogram_quantile({share}, sum by (arm, le) (rate({metric}_bucket{{{arms}}}{_WINDOW})))"
+
+
+# --- Retries and dead letters
+
+RETRIES_PER_S: Final = f"sum by (arm, tier) (rate(delivery_retries_total{{{CONSUMERS}}}{_WINDOW}))"
+RETRY_REASONS_PER_S: Final = f"sum by (reason) (rate(delivery_retries_total{{{CONSUMERS}}}{_WINDOW}))"
+RETRY_INFLOW_PER_S: Final = (
+    f'sum by (arm) (rate(delivery_topic_end_offsets_total{{place="retry", {CONSUMERS}}}{_WINDOW}))'
+)
+RETRY_WAITING: Final = (
+    f'sum by (arm, topic) (delivery_group_lag_messages{{topic=~"payments[.].*[.]retry[.].*", {CONSUMERS}}})'
+)
+RETRY_WAITING_BY_ARM: Final = (
+    f'sum by (arm) (delivery_group_lag_messages{{topic=~"payments[.].*[.]retry[.].*", {CONSUMERS}}})'
+)
+RETRY_AGE_S: Final = f'max by (arm) (delivery_group_lag_seconds{{topic=~"payments[.].*[.]retry[.].*", {CONSUMERS}}})'
+DEPTH: Final = f"sum by (arm) (delivery_dead_letters_depth{{{CONSUMERS}}})"
+DEAD_LETTERS: Final = f'sum by (arm) (delivery_topic_end_offsets_total{{place="dead_letters", {CONSUMERS}}})'
+DEAD_LETTERS_PER_MIN: Final = (
+    f'60 * sum by (arm) (rate(delivery_topic_end_offsets_total{{place="dead_letters", {CONSUMERS}}}{_WINDOW}))'
+)
+DEAD_LETTER_REASONS: Final = f"sum by (arm, reason) (delivery_dead_letters_total{{{CONSUMERS}}}) > 0"
+REDRIVES: Final = f"sum by (arm, outcome) (delivery_redrives_total{{{CONSUMERS}}})"
+REDELIVERY_LAG: Final = (
+    f'sum by (arm) (delivery_group_lag_messages{{topic=~"payments[.].*[.]redelivery", {CONSUMERS}}})'
+)
+
+# --- Lab health
+
+PARTS_UP: Final = "sum(delivery_part_up)"
+PARTS_DOWN: Final = "count(delivery_part_up == 0) or vector(0)"
+PARTS: Final = "max by (process) (delivery_part_up)"
+RESTARTS: Final = "sum(delivery_part_restarts_total)"
+RESTARTED: Final = f"sum by (process) (increase(delivery_part_restarts_total{_WINDOW})) > 0"
+MEMORY_BYTES: Final = "max by (instance) (process_memory_usage_bytes)"
+CPU_CORES: Final = f"sum by (instance) (rate(process_cpu_time_seconds_total{_WINDOW}))"
+FILES_OPEN: Final = "max by (instance) (process_open_file_descriptors)"
+LOOP_LAG_P99_S: Final = (
+    f"histogram_quantile(0.99, sum by (instance, le) (rate(delivery_loop_lag_seconds_bucket{_WINDOW})))"
+)
+TARGETS_DOWN: Final = "count(up == 0) or vector(0)"
+TARGETS: Final = "max by (instance) (up)"
+SCRAPE_S: Final = "max by (instance) (scrape_duration_seconds)"
+DROPPED: Final = "sum by (signal) (delivery_telemetry_dropped_total)"
+DROPPED_PER_S: Final = f"sum by (instance, signal) (rate(delivery_telemetry_dropped_total{_WINDOW})) > 0"
+SERIES: Final = "sum(scrape_samples_post_metric_relabeling)"
+PROBE_AGE_S: Final = "time() - max by (store) (delivery_probe_last_success_timestamp_seconds)"
