@@ -146,7 +146,7 @@ def inject(
         chosen = islice(cycle(draw.sample(earlier, min(count, len(earlier)))), count)
         now_ms = int(time.time() * _MS)
         bad = [make(kind, one, draw, now_ms) for one in chosen]
-        return _produce(bootstrap, log, kind, topic, bad)
+        return put(bootstrap, log, kind, topic, bad)
     except KafkaException as error:
         raise InjectionError(f"the broker does not answer: {error.args[0].str()}") from error
 
@@ -192,8 +192,11 @@ def _is_event(record: Raw, run: str | None) -> bool:
     return known and ours and record.value is not None and not header(record.headers, INJECTED_HEADER)
 
 
-def _produce(bootstrap: str, log: Path, kind: str, topic: str, bad: Sequence[Raw]) -> list[Injected]:
-    """Produce, wait for the broker's word, then write the log: it never names a record that is not there."""
+def put(bootstrap: str, log: Path, kind: str, topic: str, bad: Sequence[Raw]) -> list[Injected]:
+    """Produce, wait for the broker's word, then write the log: it never names a record that is not there.
+
+    Raises InjectionError when the broker does not confirm all.
+    """
     done: list[Injected] = []
     failed: list[str] = []
 
