@@ -13,6 +13,7 @@ from services.failpoints.names import DATA_FAULTS, ERROR_KINDS, FAILPOINTS, HTTP
 from services.settings import Settings
 from services.stack.parts import PARTS, SUPERVISOR_PORT
 from services.telemetry.catalogue import EVENTS, METRICS
+from services.telemetry.spans import SPANS
 
 FILE: Final = Path(__file__).parent.parent / "docs" / "reference.md"
 _PROMISES: Final = {"no_loss": "lost 0", "no_duplicate": "duplicated 0"}
@@ -36,6 +37,7 @@ def _sections() -> Iterator[str]:
     yield from _section("Processes and ports", ("process", "what it is", "port", "admin", "memory bound"), _parts())
     yield from _section("Settings", ("variable", "default"), _settings())
     yield from _section("Metrics", ("Prometheus name", "kind", "unit", "labels", "what it counts"), _metrics())
+    yield from _section("Spans", ("span", "name", "kind", "parent", "links to", "what it is"), _spans())
     yield from _section("Log events", ("event", "what it says"), _events())
 
 
@@ -114,6 +116,12 @@ def _metrics() -> Iterator[tuple[str, ...]]:
     for metric in METRICS.values():
         labels = ", ".join(metric.labels)
         yield f"`{metric.prometheus}`", metric.kind, f"`{metric.unit}`", labels, metric.description
+
+
+def _spans() -> Iterator[tuple[str, ...]]:
+    for span in SPANS.values():
+        title = span.title.replace("_", ".")
+        yield f"`{span.name}`", f"`{title}`", span.kind, span.parent, ", ".join(span.links), span.description
 
 
 def _events() -> Iterator[tuple[str, ...]]:

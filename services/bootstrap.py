@@ -1,4 +1,4 @@
-"""What every process's composition root does first: settings, a life, its log, its metrics, its failpoints."""
+"""What every process's composition root does first: settings, a life, its log, metrics, failpoints and tracer."""
 
 import os
 import uuid
@@ -9,6 +9,7 @@ from services.failpoints import Failpoints
 from services.settings import Settings, read_settings
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
+from services.telemetry.tracing import Tracer, make_tracer
 from services.telemetry.vitals import observe_vitals
 
 
@@ -20,6 +21,7 @@ class Process(msgspec.Struct, frozen=True):
     log: Log
     metrics: Metrics
     failpoints: Failpoints
+    tracer: Tracer
 
 
 def start_process() -> Process:
@@ -35,4 +37,4 @@ def start_process() -> Process:
     failpoints = Failpoints(settings.process, settings.supervisor, settings.token, allowed=settings.faults)
     metrics = Metrics(settings.process, str(life))
     observe_vitals(metrics, str(life))
-    return Process(settings, life, log, metrics, failpoints)
+    return Process(settings, life, log, metrics, failpoints, make_tracer(settings, str(life), metrics))

@@ -30,6 +30,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""  # what the supervisor's mutating endpoints ask for
     faults: bool = False  # whether failpoints can be armed at all
     log_file: str = ""  # JSON lines go here; empty: stderr
+    zipkin: str = ""  # base URL of the trace store; empty: none
+    otlp: str = ""  # base URL of an OTLP receiver (HTTP) for spans; empty: none
+    trace_ratio: float = 0.02  # share of requests that are sampled, of those that bring no traceparent
+    trace_budget_per_s: float = 20.0  # messages a process makes spans for at most, four seconds' worth at once; 0: none
 
     session_timeout_s: float = 6.0
     heartbeat_s: float = 1.0
@@ -42,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     relay_batch: int = 2_000
     relay_idle_poll_ms: float = 5.0
     publishers: str = "outbox"  # the publisher arms of this lab, with commas between
+    consumers: str = ""  # its consumer arms; empty: all
     slot_lag_bound_mb: int = 256  # a replication slot that holds back more of the write-ahead log raises an alarm
     pool_size: int = 8  # Postgres connections a producer holds at most
 

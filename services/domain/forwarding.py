@@ -20,7 +20,8 @@ LAST_FAILURE: Final = "lab-last-failure"
 REASON: Final = "lab-reason"  # of the last failure
 VIA: Final = "lab-via"  # how it came here: retry, redrive, replay
 OPERATION: Final = "lab-operation"  # the id of the redrive or replay
-_OURS: Final = frozenset({ORIGIN, ATTEMPTS, DUE, FIRST_FAILURE, LAST_FAILURE, REASON, VIA, OPERATION})
+SPAN: Final = "lab-span"  # traceparent of the attempt before, where it has a span
+_OURS: Final = frozenset({ORIGIN, ATTEMPTS, DUE, FIRST_FAILURE, LAST_FAILURE, REASON, VIA, OPERATION, SPAN})
 
 
 class Forwarding(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +35,7 @@ class Forwarding(msgspec.Struct, frozen=True, kw_only=True):
     last_failure_ms: int = 0
     reason: str = ""
     operation: str = ""
+    span: str = ""
 
 
 def forwarding_of(headers: RawHeaders, at: Coordinates) -> Forwarding:
@@ -56,6 +58,7 @@ def forwarding_of(headers: RawHeaders, at: Coordinates) -> Forwarding:
                 "last_failure_ms": int(fields.get(LAST_FAILURE, "0")),
                 "reason": fields.get(REASON, ""),
                 "operation": fields.get(OPERATION, ""),
+                "span": fields.get(SPAN, ""),
             },
             Forwarding,
         )
@@ -74,6 +77,7 @@ def forwarded(headers: RawHeaders, station: Forwarding) -> list[tuple[str, bytes
         LAST_FAILURE: station.last_failure_ms,
         REASON: station.reason,
         OPERATION: station.operation,
+        SPAN: station.span,
     }
     return [*original(headers), *((name, str(value).encode()) for name, value in values.items() if value)]
 

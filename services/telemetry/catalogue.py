@@ -36,7 +36,8 @@ class Emitter(msgspec.Struct, frozen=True):
 class Metric(msgspec.Struct, frozen=True, kw_only=True):
     """One instrument. Labels are closed sets: message ids, keys and paths are never labels.
 
-    Of a counter every series is there at 0 from the start of its process. `emitted`: whether anything emits it yet.
+    Of a counter every series is there at 0 from the start of its process, except of one that is `observed`: asked for
+    at each scrape, absent while it is not known. `emitted`: whether anything emits it yet.
     """
 
     name: str
@@ -46,29 +47,13 @@ class Metric(msgspec.Struct, frozen=True, kw_only=True):
     description: str
     labels: tuple[str, ...] = ()
     emitters: tuple[Emitter, ...] = ()
+    observed: bool = False
     emitted: bool = True
 
     @property
     def owners(self) -> tuple[str, ...]:
         """The parts that emit it."""
         return tuple(dict.fromkeys(emitter.part for emitter in self.emitters))
-
-
-class Span(msgspec.Struct, frozen=True, kw_only=True):
-    """One kind of span; `attributes` are names of ATTRIBUTES."""
-
-    name: str
-    kind: Literal["internal", "server", "client", "producer", "consumer"]
-    description: str
-    attributes: tuple[str, ...] = ()
-    owners: tuple[str, ...] = ()
-
-
-class Attribute(msgspec.Struct, frozen=True):
-    """One attribute of spans, or field of log events."""
-
-    name: str
-    description: str
 
 
 class Event(msgspec.Struct, frozen=True):
@@ -188,12 +173,11 @@ def _promised() -> Iterator[Emitter]:
 
 
 def _group_topics() -> tuple[Emitter, ...]:
-    """Every consumer group's topics and partitions, as the probe sees them."""
+    """The published topics of every arm's group; what waits in retry topics waits on purpose."""
     return tuple(
-        Emitter("probe", {"arm": (arm.name,), "topic": (topic,), "partition": _numbers(_MAIN.get(topic, 1))})
-        for arm in CONSUMER_ARMS.values()
-        for part in _consumers(arm)
-        for topic in _topics_of(arm, part)
+        Emitter("probe", {"arm": (arm,), "topic": (topic,), "partition": _numbers(partitions)})
+        for arm in CONSUMER_ARMS
+        for topic, partitions in _MAIN.items()
     )
 
 
@@ -482,6 +466,7 @@ METRICS: Final = {
             prometheus="process_cpu_time_seconds_total",
             description="Processor time that the process has used, user and system.",
             emitters=_everywhere(),
+            observed=True,
         ),
         Metric(
             name="process.open_file_descriptors",
@@ -501,7 +486,6 @@ METRICS: Final = {
             "included. 0 does not mean done for at_most_once: it commits first.",
             labels=("arm", "topic", "partition"),
             emitters=_group_topics(),
-            emitted=False,
         ),
         Metric(
             name="delivery.group_lag",
@@ -511,7 +495,6 @@ METRICS: Final = {
             description="Now minus the broker's time of the first record the group has not committed; 0 without one.",
             labels=("arm", "topic", "partition"),
             emitters=_group_topics(),
-            emitted=False,
         ),
         Metric(
             name="delivery.group.committed_offsets",
@@ -526,7 +509,7 @@ METRICS: Final = {
                 for arm in CONSUMER_ARMS.values()
                 for part in _consumers(arm)
             ),
-            emitted=False,
+            observed=True,
         ),
         Metric(
             name="delivery.topic.end_offsets",
@@ -537,7 +520,7 @@ METRICS: Final = {
             "dead_letters, output. They survive every SIGKILL: inflow alerts go by them.",
             labels=("place", "arm", "topic"),
             emitters=_topic_places(),
-            emitted=False,
+            observed=True,
         ),
         Metric(
             name="delivery.outbox.pending",
@@ -547,7 +530,6 @@ METRICS: Final = {
             description="Outbox rows that are not published yet, by publisher arm and source database.",
             labels=("arm", "source"),
             emitters=_outboxes(),
-            emitted=False,
         ),
         Metric(
             name="delivery.outbox.oldest_age",
@@ -557,7 +539,6 @@ METRICS: Final = {
             description="Age of the oldest outbox row that is not published yet; 0 without one.",
             labels=("arm", "source"),
             emitters=_outboxes(),
-            emitted=False,
         ),
         Metric(
             name="delivery.dead_letters.depth",
@@ -569,7 +550,6 @@ METRICS: Final = {
             emitters=(
                 Emitter("probe", {"arm": tuple(arm.name for arm in CONSUMER_ARMS.values() if arm.dead_letters)}),
             ),
-            emitted=False,
         ),
         Metric(
             name="delivery.slot_lag",
@@ -589,7 +569,6 @@ METRICS: Final = {
             "are absent.",
             labels=("store",),
             emitters=(Emitter("probe", {"store": ("kafka", "postgres")}),),
-            emitted=False,
         ),
         # --- the auditor
         Metric(
@@ -712,16 +691,10 @@ METRICS: Final = {
             labels=("part", "process"),
             emitters=(Emitter("supervisor"),),
             emitted=False,
+            observed=True,
         ),
     )
 }
-
-_ATTRIBUTES: tuple[Attribute, ...] = ()
-_SPANS: tuple[Span, ...] = ()
-
-ATTRIBUTES: Final[Mapping[str, Attribute]] = {attribute.name: attribute for attribute in _ATTRIBUTES}
-
-SPANS: Final[Mapping[str, Span]] = {span.name: span for span in _SPANS}
 
 EVENTS: Final = {
     event.name: event

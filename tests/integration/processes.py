@@ -24,6 +24,7 @@ from services.http.serving import make_server
 from services.settings import Settings
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
+from services.telemetry.tracing import Tracer
 
 ROOT = Path(__file__).parents[2]
 
@@ -63,7 +64,8 @@ class Client:
 def adhoc_process(settings: Settings, log_file: Path) -> Process:
     """What a process has, made for this loop."""
     failpoints = Failpoints("adhoc", "", "", allowed=False)
-    return Process(settings, uuid4(), Log("adhoc", "test", str(log_file)), Metrics("adhoc", "test"), failpoints)
+    log, metrics = Log("adhoc", "test", str(log_file)), Metrics("adhoc", "test")
+    return Process(settings, uuid4(), log, metrics, failpoints, Tracer("adhoc", "test"))
 
 
 @asynccontextmanager
