@@ -47,7 +47,7 @@ def _topic(arm: PublisherArm, kind: Kind, process: Process) -> Topic:
 
 async def _serve(process: Process, app: Starlette, database: Database, arm: PublisherArm) -> None:
     """Serve, and watch the replication slot of an arm that has one: its reader may be dead or frozen."""
-    watch = asyncio.create_task(watch_slot(process, database, arm.name)) if arm.name == "cdc" else None
+    watch = asyncio.create_task(watch_slot(process, database)) if arm.name == "cdc" else None
     try:
         await serve(process, app, database)
     finally:

@@ -12,7 +12,7 @@ from services.storage.slots import HELD
 EVERY_S: Final = 1.0
 
 
-async def watch_slot(process: Process, database: Database, arm: str) -> None:
+async def watch_slot(process: Process, database: Database) -> None:
     """Say how much write-ahead log the slot holds back, and when that crosses its bound, until cancelled.
 
     A slot that went over the server's own bound is gone, and holds nothing: still over, until there is a new one.
@@ -23,7 +23,6 @@ async def watch_slot(process: Process, database: Database, arm: str) -> None:
         with contextlib.suppress(Problem):  # the database is away: the next look will tell
             row = await database.row(HELD)
             held_bytes, gone = (row["bytes"], row["invalidated"]) if row else (0, True)
-            process.metrics.set("delivery.slot_lag", held_bytes, arm=arm)
             if over != (over := gone or held_bytes > bound_bytes):
                 fields = {"held_bytes": held_bytes, "over": over, "gone": gone}
                 process.log.event("slot.lag", level="warning" if over else "info", **fields)

@@ -112,6 +112,7 @@ def _spawn_supervisor(
         "LAB_SEED": str(seed),
         "LAB_ONLY": ",".join(only),
         "LAB_PUBLISHERS": ",".join(sorted({PARTS[name].publisher for name in wanted} - {""})),
+        "LAB_CONSUMERS": ",".join(sorted({PARTS[name].consumer for name in wanted} - {""})),
         "LAB_LEASH": str(leash),
     }
     out = home.logs / "supervisor.out"

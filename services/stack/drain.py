@@ -13,19 +13,15 @@ from confluent_kafka import KafkaException
 
 from services.broker.reader import Bounds, Offsets, bounds, committed, records_between
 from services.broker.topics import MAIN_TOPICS
-from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, ConsumerArm, Outbox, PublisherArm
+from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, ConsumerArm, PublisherArm
+from services.storage.pending import PENDING
 from services.storage.postgres import AWAY, connect
 
 _LOOKS: Final = 2  # in a row
 _BETWEEN_LOOKS_S: Final = 1.0
 _STATEMENT_S: Final = 5.0
 _COUNTED: Final = 10_000  # records at most that are read to be counted; of more, how far apart the offsets are will do
-_PENDING: Final[dict[Outbox, str]] = {
-    "until_confirmed": "SELECT count(*) FROM outbox",
-    "cursor": "SELECT count(*) FROM outbox WHERE position > (SELECT position FROM progress)",
-    "snapshot": """SELECT count(*) FROM outbox
-                   WHERE pg_visible_in_snapshot(xid, (SELECT snapshot FROM progress)) IS NOT TRUE""",
-}
+_OUTBOX: Final = {kept: f"SELECT count(*) FROM outbox WHERE {pending}" for kept, pending in PENDING.items()}  # noqa: S608
 _EMAILS: Final = "SELECT count(*) FROM {table} WHERE state IN ('pending', 'claimed')"
 
 
@@ -85,10 +81,10 @@ async def _outboxes(postgres: str, arms: Arms) -> AsyncIterator[Waiting]:
     for arm in arms.publishers:
         for kind in arm.kinds if arm.outbox != "none" else ():
             place = f"the outbox of {arm.producer(kind)}"
-            if found := await _count(postgres, arm.database(kind), "outbox", _PENDING[arm.outbox], place):
+            if found := await _count(postgres, arm.database(kind), "outbox", _OUTBOX[arm.outbox], place):
                 yield found
     if any(arm.dead_letters for arm in arms.consumers):
-        query = _PENDING["until_confirmed"]
+        query = _OUTBOX["until_confirmed"]
         if found := await _count(postgres, "payments", "outbox", query, "the outbox of payments (redriven letters)"):
             yield found
 

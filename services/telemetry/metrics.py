@@ -88,7 +88,7 @@ class Metrics:
 
     def _declare(self) -> None:
         for metric in METRICS.values():
-            if metric.kind == "counter" and metric.emitted and metric.labels:
+            if metric.kind == "counter" and metric.emitted and not metric.observed:
                 for emitter in metric.emitters:
                     for labels in emitter.series() if emitter.part == self._part else ():
                         self.add(metric.name, 0, **labels)
