@@ -11,6 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.markup import escape
 
+from services.failpoints.grammar import FailpointError
 from services.stack.client import NotUp, Refused
 from services.stack.errors import StackError
 from services.stack.home import Home
@@ -64,7 +65,7 @@ def errors_as_sentences() -> Iterator[None]:
         yield
     except NotUp as error:
         fail(Exit.NOT_UP, str(error))
-    except UnknownPart as error:
+    except (UnknownPart, FailpointError) as error:
         fail(Exit.USAGE, str(error))
     except Refused as error:
         # a wrong name or argument is usage; the right words at the wrong time have failed

@@ -91,6 +91,10 @@ def _actions() -> Iterator[tuple[str, ...]]:
     yield "`error:KIND`", f"it fails: {', '.join(ERROR_KINDS)}; in the provider, as an answer: {', '.join(HTTP_KINDS)}"
     yield "`p=0..1` `nth=N` `count=N`", "the chance at each pass; the first pass that acts; how often at most"
     yield "`arm=NAME`", "only passes for this arm, or of this process, count; in the provider, calls of this account"
+    yield (
+        "`LAB_FAILPOINTS=NAME=ACTION; …`",
+        "the same in the environment of `lab up --faults`: armed before anything starts",
+    )
 
 
 def _data_faults() -> Iterator[tuple[str, ...]]:

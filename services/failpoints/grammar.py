@@ -2,6 +2,7 @@
 
     kill | pause:SECONDS | error:KIND | delay:MS    then, separated by blanks:    p=0..1  nth=N  count=N  arm=NAME
 
+In the environment, `LAB_FAILPOINTS` names several: `NAME=ACTION; NAME=ACTION`.
 `p` is the chance at each pass, `nth` the pass at which it first acts (counted from 1), `count` how often at most,
 `arm` the one owner whose passes count, an arm (`at_least_once`) or one of its processes (`retry.at_least_once`); in the
 provider, the account whose calls count.
@@ -75,6 +76,24 @@ def parse(failpoint: str, text: str) -> Armed:
         count=_whole("count", options["count"]) if "count" in options else None,
         arm=arm,
     )
+
+
+def parse_all(text: str) -> tuple[Armed, ...]:
+    """Parse `NAME=ACTION; NAME=ACTION`, as LAB_FAILPOINTS has it; empty for nothing.
+
+    Raises FailpointError as `parse` does, and for a failpoint that is armed twice for the same arm.
+    """
+    found: dict[tuple[str, str], Armed] = {}
+    for entry in filter(None, map(str.strip, text.split(";"))):
+        name, equals, action = entry.partition("=")
+        if not equals:
+            raise FailpointError(f"{entry!r} is not of the form NAME=ACTION; with several, a semicolon between")
+        armed = parse(name.strip(), action)
+        if (armed.failpoint, armed.arm) in found:
+            whose = f" arm={armed.arm}" if armed.arm else ""
+            raise FailpointError(f"{armed.failpoint}{whose} is armed twice")
+        found[armed.failpoint, armed.arm] = armed
+    return tuple(found.values())
 
 
 def _action(point: Failpoint, word: str) -> tuple[Action, float, str]:

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import psutil
 
+from services.failpoints.grammar import Armed, FailpointError, parse_all
 from services.stack import jars, kafka, postgres, prometheus
 from services.stack.checks import problems
 from services.stack.client import NotUp, Refused, call, status
@@ -36,18 +37,31 @@ def up(
     `settings`: LAB_ variables for its processes, besides those of the environment.
 
     A start that fails or is interrupted leaves no process and no port: only the data folder and the logs.
-    Raises StackError, with a sentence that says what to do, when it cannot.
+    Raises StackError that says what to do when it cannot, and FailpointError when LAB_FAILPOINTS is wrong.
     """
     wanted = order_of_start(only)  # an unknown name is said before anything starts
+    armed = _armed_at_start(faults=faults)
     home.create()
     with _alone(home, say):
         before = status(home)
         if before["state"] != "down":
             _check_running(before, wanted, faults=faults)
             say("it is up already: nothing is changed")
+            if armed:
+                say("LAB_FAILPOINTS is read when a lab starts: `lab fault arm` arms in a running one")
             return _wait_until_up(home, say, quiet=True)
         with _start(home, wanted, faults=faults, seed=seed, only=only, settings=settings, say=say):
             return _wait_until_up(home, say)
+
+
+def _armed_at_start(*, faults: bool) -> tuple[Armed, ...]:
+    """What the environment asks to be armed, for the supervisor to do: checked before anything starts."""
+    armed = parse_all(os.environ.get("LAB_FAILPOINTS", ""))
+    if armed and not faults:
+        raise FailpointError(
+            "LAB_FAILPOINTS arms failpoints in a lab without faults: say `lab up --faults`, or unset it"
+        )
+    return armed
 
 
 @contextlib.contextmanager

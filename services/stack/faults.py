@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import web
 
 from services.failpoints.client import LONG_POLL_S
-from services.failpoints.grammar import FailpointError, check_name, parse
+from services.failpoints.grammar import Armed, FailpointError, check_name, parse
 from services.failpoints.names import DATA_FAULTS
 from services.failpoints.registry import Decision, Key
 from services.stack.nemesis import By
@@ -59,6 +59,8 @@ class Faults:
         self._windows: dict[Key, str] = {}  # the fault of what is armed and not spent
         self._known: dict[str, int] = {}  # process -> version of the armed set that it has taken in
         self._changed = asyncio.Event()  # of the armed set; a new one for each change
+        for armed in supervisor.armed_at_start:
+            self._arm(armed, "environment")
 
     async def listing(self, _: web.Request) -> web.Response:
         """What is armed, and how often each place was passed while something was armed there."""
@@ -77,12 +79,17 @@ class Faults:
         self._check_allowed()
         body = msgspec.json.decode(await request.read(), type=_Arming)
         armed = parse(body.failpoint, body.action)
+        fault = self._arm(armed, body.by)
+        return json_response({"armed": str(armed), "fault": fault, "known_to": await self._spread()})
+
+    def _arm(self, armed: Armed, by: By) -> str:
+        """Arm; what was armed for the same failpoint and arm ends. Returns the id of the fault."""
         key = (armed.failpoint, armed.arm)
-        fault = self._nemesis.begin("arm", armed.failpoint, body.by, action=str(armed))
+        fault = self._nemesis.begin("arm", armed.failpoint, by, action=str(armed))
         self._close({key: self._registry.counts(key)} if key in self._windows else {})
         self._registry.arm(armed)
         self._windows[key] = fault
-        return json_response({"armed": str(armed), "fault": fault, "known_to": await self._spread()})
+        return fault
 
     async def clear(self, request: web.Request) -> web.Response:
         """Disarm `?failpoint=NAME`, or all; answers when every running process knows."""

@@ -12,7 +12,7 @@ import msgspec
 
 from services.telemetry.logs import Log
 
-By = Literal["cli", "failpoint", "scenario"]
+By = Literal["cli", "failpoint", "scenario", "environment"]
 
 _LOOK_EVERY_S: Final = 0.05
 

@@ -18,6 +18,7 @@ from typing import Final
 import aiohttp
 from aiohttp import web
 
+from services.failpoints.grammar import Armed, parse_all
 from services.failpoints.registry import Registry
 from services.stack import prometheus
 from services.stack.api import make_api
@@ -37,9 +38,12 @@ MAX_REPLICAS: Final = 8
 class Supervisor:
     """All children of one lab."""
 
-    def __init__(self, home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = (), armed: tuple[Armed, ...] = ()
+    ) -> None:
         self.home = home
         self.faults = faults
+        self.armed_at_start = armed
         self.order = order_of_start(only)
         self.log = Log("supervisor", str(os.getpid()), str(home.log_file("supervisor")))
         self.nemesis = NemesisLog(home.nemesis_log, seed, self.log)
@@ -159,11 +163,15 @@ class Supervisor:
 
 
 def main() -> None:
-    """Supervise the lab of the environment (LAB_HOME, LAB_PORT_BASE, LAB_FAULTS, LAB_SEED, LAB_ONLY, LAB_LEASH)."""
+    """Supervise the lab of the environment.
+
+    LAB_HOME, LAB_PORT_BASE, LAB_FAULTS, LAB_SEED, LAB_ONLY, LAB_FAILPOINTS, LAB_LEASH.
+    """
     home = Home.from_environment()
     only = tuple(name for name in os.environ.get("LAB_ONLY", "").split(",") if name)
     faults, seed = os.environ.get("LAB_FAULTS") == "1", int(os.environ.get("LAB_SEED", "1"))
-    supervisor = Supervisor(home, faults=faults, seed=seed, only=only)
+    armed = parse_all(os.environ.get("LAB_FAILPOINTS", "")) if faults else ()
+    supervisor = Supervisor(home, faults=faults, seed=seed, only=only, armed=armed)
     leash = os.environ.pop("LAB_LEASH", "")
     asyncio.run(supervisor.run(int(leash) if leash else None))
 

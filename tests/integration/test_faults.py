@@ -5,6 +5,7 @@ import json
 import random
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
@@ -71,6 +72,26 @@ def test_the_command_line_of_a_lab_without_faults_says_so(calm: Lab, words: str)
     listed = json.loads(calm.cli("fault", "list", "--json"))
     assert listed["allowed"] is False
     assert not any(point["armed"] for point in listed["failpoints"])
+
+
+def test_what_the_environment_arms_is_armed_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = Lab(free_home(tmp_path))
+    monkeypatch.setenv(
+        "LAB_FAILPOINTS", "publish.after_fetch=kill nth=3; provider.before_applying=error:http_500 p=0.5"
+    )
+    small.cli("up", "--only", "ledger", exits=2)  # without --faults
+    assert small.home.read_state() is None
+    small.cli("up", "--faults", "--only", "ledger")
+    try:
+        armed = {point["failpoint"]: point["action"] for point in client.failpoints(small.home)["armed"]}
+        assert armed == {"publish.after_fetch": "kill nth=3", "provider.before_applying": "error:http_500 p=0.5"}
+        assert [(f.fault, f.target, f.by) for f in read_faults(small.home.nemesis_log)] == [
+            ("arm", name, "environment") for name in armed
+        ]
+    finally:
+        small.cli("down")
 
 
 # --- a lab with faults ---

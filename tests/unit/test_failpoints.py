@@ -3,7 +3,7 @@
 import pytest
 
 from services.failpoints import InjectedError
-from services.failpoints.grammar import Armed, FailpointError, parse
+from services.failpoints.grammar import Armed, FailpointError, parse, parse_all
 from services.failpoints.names import COMMANDS, ERROR_KINDS, FAILPOINTS, ErrorKind
 from services.failpoints.registry import Decision, Registry
 from services.stack.parts import PARTS
@@ -49,6 +49,30 @@ def test_the_grammar_reads_what_the_design_names_and_says_it_again(text: str, ar
 def test_what_is_wrong_is_named(text: str, named: str) -> None:
     with pytest.raises(FailpointError, match=named):
         parse(POINT, text)
+
+
+def test_the_environment_arms_several_with_a_semicolon_between() -> None:
+    text = f" {POINT}=kill nth=2 arm=at_least_once;{POINT} = error:timeout p=0.5; {CHARGED}=delay:20 ; "
+    assert parse_all(text) == (
+        Armed(POINT, "kill", nth=2, arm="at_least_once"),
+        Armed(POINT, "error", kind="timeout", p=0.5),
+        Armed(CHARGED, "delay", amount=20),
+    )
+    assert parse_all(" ") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (POINT, "NAME=ACTION"),
+        ("no.such=kill", r"no\.such"),
+        (f"{POINT}=", "missing"),
+        (f"{POINT}=kill; {POINT}=delay:5", "armed twice"),
+    ],
+)
+def test_what_is_wrong_in_the_environment_is_named(text: str, named: str) -> None:
+    with pytest.raises(FailpointError, match=named):
+        parse_all(text)
 
 
 def test_an_unknown_failpoint_is_an_error_that_lists_the_known_ones() -> None:
