@@ -2,7 +2,8 @@
 
 import typer
 
-from lab import audit, demo, dlq, fault, load, replay, stack
+from lab import audit, bench, demo, dlq, fault, load, replay, stack
+from lab import run as scenario
 
 app = typer.Typer(
     name="lab",
@@ -15,11 +16,13 @@ app = typer.Typer(
 for command in (
     stack.up, stack.down, stack.status, stack.logs, stack.doctor, stack.env,
     load.load, load.drain, audit.audit, replay.replay, demo.demo,
+    scenario.run, scenario.scenarios, scenario.runs,
     stack.kill, stack.freeze, stack.thaw, stack.restart, stack.scale,
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(dlq.app, name="dlq")
 app.add_typer(fault.app, name="fault")
+app.add_typer(bench.app, name="bench")
 
 
 def run() -> None:

@@ -12,7 +12,7 @@ from loadtest.data_faults import TOPICS as DATA_TOPICS
 from loadtest.plan import Plan, Share, checked
 from loadtest.shapes import Phase
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, Promise
-from services.domain.verdict import ACCEPT, Control, Terms, Verdict, promises_by_name
+from services.domain.verdict import Control, Terms, Verdict, promises_by_name
 from services.failpoints.grammar import FailpointError, parse
 from services.failpoints.names import DATA_FAULTS
 from services.settings import SettingsError, read_settings
@@ -362,6 +362,6 @@ def _wrong_promises(scenario: Scenario) -> Iterator[str]:
     made = promises_by_name(scenario.arms.publishers, [CONSUMER_ARMS[name] for name in scenario.arms.consumers])
     for name, promises in (scenario.promises or {}).items():
         if name not in made:
-            yield f"promises: {name!r} does not take part; say {ACCEPT} or one of {', '.join(n for n in made if n != ACCEPT)}"
+            yield f"promises: {name!r} does not take part; say one of {', '.join(made)}"
         elif lacking := set(promises) - made[name]:
             yield f"promises: {name} does not promise {', '.join(sorted(lacking))}"
