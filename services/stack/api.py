@@ -3,6 +3,7 @@
 import asyncio
 import hmac
 import os
+import uuid
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
@@ -13,13 +14,16 @@ from services.failpoints.grammar import FailpointError
 from services.stack.faults import Faults, NotAllowed, back, json_response
 from services.stack.launch import PASSED_ON
 from services.stack.nemesis import By
+from services.stack.part_metrics import part_metrics
 from services.stack.parts import UnknownPart, find
+from services.telemetry.admin import CONTENT_TYPE
 
 if TYPE_CHECKING:
     from services.stack.child import Child
     from services.stack.supervisor import Supervisor
 
 ACTIONS: Final = ("kill", "freeze", "thaw", "restart")
+_OPEN: Final = frozenset({"/status", "/metrics"})  # to everyone on this machine
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 _STATUS: Final[dict[type[Exception], int]] = {
     NotAllowed: 403,
@@ -38,7 +42,7 @@ def make_api(supervisor: "Supervisor") -> web.Application:
 
     @web.middleware
     async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path != "/status":
+        if request.path not in _OPEN:
             given = request.headers.get("Authorization", "").removeprefix("Bearer ")
             if not hmac.compare_digest(given.encode(), token.encode()):
                 return _error(401, "the lab's token is missing or wrong (it lies in LAB_HOME/run/token.secret)")
@@ -54,6 +58,7 @@ def make_api(supervisor: "Supervisor") -> web.Application:
     app.add_routes(
         [
             web.get("/status", control.status),
+            web.get("/metrics", control.exposition),
             web.post("/shutdown", control.shutdown),
             web.post("/process/{action}", control.act),
             web.post("/scale", control.scale),
@@ -86,6 +91,10 @@ class _Control:
 
     def __init__(self, supervisor: "Supervisor") -> None:
         self._supervisor = supervisor
+        self._metrics = part_metrics(supervisor.children, str(uuid.uuid4()))
+
+    async def exposition(self, _: web.Request) -> web.Response:
+        return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def status(self, _: web.Request) -> web.Response:
         children = [c for c in self._supervisor.children.values() if c.part.kind != "task" or c.state != "done"]

@@ -97,7 +97,7 @@ def _start(
         raise StackError("\n".join(found))
     install(say)
     _initialise(home, wanted, say)
-    (home.run / "prometheus.yml").write_text(prometheus.configuration(prometheus.targets(home, wanted)))
+    prometheus.write_configuration(home, wanted)
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer, "wb", buffering=0) as leash:
         try:

@@ -4,19 +4,21 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Final
 
 from services.stack.home import Home
 from services.stack.jars import cache_dir
-from services.stack.parts import PARTS
+from services.stack.parts import PARTS, SUPERVISOR_PORT
 
 HOW_TO: Final = (
     "Prometheus is not here and could not be unpacked from Debian's packages: charts and alerts are missing, "
     "the verdict is not. Put a `prometheus` binary on PATH (a package or a release of it) and run `lab up` again."
 )
-SCRAPE_S: Final = 1
+SCRAPE_S: Final = 5
+SCRAPE_ARMS_S: Final = 1  # of the consumer arms, and of who reports about shared state: alerts go by them
+_OFTEN: Final = ("auditor", "probe", "supervisor")
 _FAILED: Final = "prometheus-failed"  # in the cache: when unpacking it failed last
 _TRY_AGAIN_S: Final = 86_400
 
@@ -73,24 +75,46 @@ def _quiet(command: list[str], folder: str, timeout_s: float) -> bool:
         return False
 
 
-def configuration(targets: dict[str, str]) -> str:
-    """prometheus.yml: one job a part, targets by address, the process's name as `instance`."""
-    lines = ["global:", f"  scrape_interval: {SCRAPE_S}s", f"  scrape_timeout: {SCRAPE_S}s", "scrape_configs:"]
-    lines += ["  - job_name: lab", "    static_configs:"]
-    for name, address in targets.items():
-        labels = f'{{instance: "{name}", part: "{name.partition("#")[0]}"}}'
-        lines.append(f'      - {{targets: ["{address}"], labels: {labels}}}')
+def configuration(targets: Mapping[str, str]) -> str:
+    """prometheus.yml: targets by address, the process's name as `instance`, in a job for each scrape interval."""
+    lines = ["global:", f"  scrape_interval: {SCRAPE_S}s", "  scrape_timeout: 1s", "scrape_configs:"]
+    for interval_s in (SCRAPE_ARMS_S, SCRAPE_S):
+        lines += [f"  - job_name: lab_{interval_s}s", f"    scrape_interval: {interval_s}s", "    static_configs:"]
+        for name, address in targets.items():
+            if scraped_every_s(name) == interval_s:
+                lines.append(f'      - {{targets: ["{address}"], labels: {_labels(name)}}}')
     return "\n".join(lines) + "\n"
 
 
-def targets(home: Home, names: Collection[str]) -> dict[str, str]:
-    """Every process with an admin endpoint of the parts `names`, by its name."""
-    return {
+def scraped_every_s(process: str) -> int:
+    """How often a process is scraped."""
+    part = process.partition("#")[0]
+    return SCRAPE_ARMS_S if part in _OFTEN or PARTS[part].consumer else SCRAPE_S
+
+
+def _labels(process: str) -> str:
+    """The supervisor's own series say which part they are about."""
+    part = "" if process == "supervisor" else f', part: "{process.partition("#")[0]}"'
+    return f'{{instance: "{process}"{part}}}'
+
+
+def targets(home: Home, names: Collection[str], replicas: Mapping[str, int] | None = None) -> dict[str, str]:
+    """The supervisor, and every process with an admin endpoint of the parts `names`, by its name.
+
+    `replicas`: how many a part has, where that is not what the table says.
+    """
+    many = replicas or {}
+    return {"supervisor": f"{home.bind}:{home.port(SUPERVISOR_PORT)}"} | {
         part.instance(n): f"{home.bind}:{home.port(part.admin_port + n)}"
         for part in (PARTS[name] for name in names)
         if part.admin_port
-        for n in range(part.replicas)
+        for n in range(many.get(part.name, part.replicas))
     }
+
+
+def write_configuration(home: Home, names: Collection[str], replicas: Mapping[str, int] | None = None) -> None:
+    """Write what the lab's Prometheus reads when it starts, and at a SIGHUP."""
+    (home.run / "prometheus.yml").write_text(configuration(targets(home, names, replicas)))
 
 
 def command(binary: Path, home: Home) -> list[str]:

@@ -109,6 +109,15 @@ class Supervisor:
         await asyncio.gather(*(child.end() for child in surplus))
         for child in surplus:
             self.children.pop(child.name, None)  # another request may have been quicker
+        self._scrape_those_there_are()
+
+    def _scrape_those_there_are(self) -> None:
+        """Tell Prometheus about the replicas that came and went."""
+        running = self.children.get("prometheus")
+        if running is not None and running.pid is not None:
+            replicas = {name: len(self.of_part(PARTS[name])) for name in self.order}
+            prometheus.write_configuration(self.home, self.order, replicas)
+            os.kill(running.pid, signal.SIGHUP)
 
     def of_part(self, part: Part) -> list[Child]:
         """The replicas of a part."""

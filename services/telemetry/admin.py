@@ -2,11 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from typing import Final
 
 from aiohttp import web
 
 from services.telemetry.metrics import Metrics
 from services.telemetry.vitals import watch_loop
+
+CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
 async def serve_admin(bind: str, port: int, metrics: Metrics, ready: Callable[[], str]) -> web.AppRunner:
@@ -23,7 +26,7 @@ async def serve_admin(bind: str, port: int, metrics: Metrics, ready: Callable[[]
         return web.Response(text=(waits_for or "ready") + "\n", status=503 if waits_for else 200)
 
     async def exposition(_: web.Request) -> web.Response:
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4"})
+        return web.Response(body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
     async def loop_watched(_: web.Application) -> AsyncIterator[None]:
         watch = asyncio.create_task(watch_loop(metrics), name="loop lag")

@@ -680,7 +680,6 @@ METRICS: Final = {
             description="Whether a process that is expected answers its readiness probe.",
             labels=("part", "process"),
             emitters=(Emitter("supervisor"),),
-            emitted=False,
         ),
         Metric(
             name="delivery.part_restarts",
@@ -690,7 +689,6 @@ METRICS: Final = {
             description="How often the supervisor started a process again.",
             labels=("part", "process"),
             emitters=(Emitter("supervisor"),),
-            emitted=False,
             observed=True,
         ),
     )
@@ -714,6 +712,7 @@ EVENTS: Final = {
         Event("offset.committed", "The broker confirmed a group's new position."),
         Event("offset.commit_failed", "A commit failed or timed out; it is tried again with the next one."),
         Event("offset.revoked", "Partitions were taken from this process."),
+        Event("offset.rewound", "An arm went back to its committed positions: what it had in hand comes again."),
         Event("dedup.decision", "A message id was met again: where it was first seen, and what was decided."),
         Event("dedup.window", "The dedup window moved on: partitions made and dropped, rows deleted."),
         Event("dead_letter", "A record that this arm will never apply: its coordinates and the reason."),
