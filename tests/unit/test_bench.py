@@ -1,0 +1,61 @@
+"""What a benchmark makes of its rounds."""
+
+from loadtest.bench.answer import Measured, answer_of
+from loadtest.bench.ingest import orders
+from loadtest.bench.work import interleave
+
+
+class Fake:
+    """A contender whose rounds are as good as told, after the one that does not count."""
+
+    def __init__(self, name: str, values: list[float], log: list[str], **more: float) -> None:
+        self.name, self._values, self._log, self._more = name, iter([0.0, *values]), log, more
+
+    async def round(self) -> Measured:
+        self._log.append(self.name)
+        return Measured({"rows per second": next(self._values), **self._more})
+
+
+async def test_rounds_go_by_turns_and_the_first_does_not_count() -> None:
+    log: list[str] = []
+    project, anchor = Fake("project", [1, 2], log), Fake("anchor", [4, 4], log)
+    found = await interleave(2, project, anchor, lambda _: None)
+    assert log == ["anchor", "project", "project", "anchor", "anchor", "project"]
+    assert [(p.values["rows per second"], a.values["rows per second"]) for p, a in found] == [(1, 4), (2, 4)]
+
+
+async def test_the_answer_has_the_ratio_of_each_round_and_their_median() -> None:
+    log: list[str] = []
+    project, anchor = Fake("project", [1, 2, 9], log, ms=3.0), Fake("anchor", [4, 4, 6], log)
+    found = await interleave(3, project, anchor, lambda _: None)
+    document = answer_of("work", "the relay", "a loop", found).document()
+    assert document["rounds"] == [
+        {"project": 1, "anchor": 4},
+        {"project": 2, "anchor": 4},
+        {"project": 9, "anchor": 6},
+    ]
+    assert document["ratio_median"] == 0.5  # of 0.25, 0.5 and 1.5
+    assert document["median"] == {"project": 2, "anchor": 4}
+    assert document["unit"] == "rows per second"
+    assert document["host"]["cpus"] > 0
+    assert document["versions"]["python"]
+
+
+async def test_what_only_the_project_has_stands_without_a_ratio() -> None:
+    log: list[str] = []
+    project, anchor = Fake("project", [1], log, ms=3.0), Fake("anchor", [4], log)
+    (also,) = answer_of("work", "", "", await interleave(1, project, anchor, lambda _: None)).document()["also"]
+    assert also == {
+        "unit": "ms",
+        "rounds": [{"project": 3, "anchor": None}],
+        "median": {"project": 3, "anchor": None},
+        "ratio_median": None,
+    }
+
+
+def test_no_two_orders_of_the_load_are_the_same() -> None:
+    requests = list(orders(100))
+    assert len(set(requests)) == 100
+    for request in requests:
+        head, _, body = request.partition(b"\r\n\r\n")
+        assert f"Content-Length: {len(body)}".encode() in head
