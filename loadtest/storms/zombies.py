@@ -70,8 +70,8 @@ def _proofs() -> Iterator[Proof]:
     for name in CONSUMER_ARMS:
         yield Proof(
             name=f"zombie.{name}",
-            promise=f"Frozen with its charges made for {FROZEN_S:g} s, replaced, thawed: "
-            f"{_PROMISES.get(name, 'what it promises holds, its damage is counted')}.",
+            promise=f"Frozen {'with its charges made' if _GAPS[name] else 'under load'} for {FROZEN_S:g} s, replaced, "
+            f"thawed: {_PROMISES.get(name, 'what it promises holds, its damage is counted')}.",
             run=functools.partial(zombie, name),
             consumers=(name,),
         )
