@@ -1,21 +1,23 @@
 """What a run put its promises to the test with, seen from outside the processes that made them."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Collection, Iterable, Sequence
+from typing import Final
 
 import msgspec
 
 from loadtest.nemesis import BLOWS, Note
 from loadtest.totals import Snapshot
 from services.broker.reader import bounds
-from services.domain.arms import CONSUMER_ARMS, ConsumerArm
+from services.domain.arms import CONSUMER_ARMS, ConsumerArm, Promise
 from services.domain.verdict import Chances
 from services.settings import Settings
 from services.stack.nemesis import Fault
 from services.storage.postgres import connect
 
 SERVERS: Final = ("kafka", "postgres", "provider")
+UNANSWERED: Final = "provider.after_applying_before_answer"
+REPEATS: Final = ("duplicate", "conflict")  # data faults that use an id again
 
 _ABOVE = """
 SELECT count(*) FROM {table} a
@@ -97,7 +99,7 @@ def chances(faults: Sequence[Fault], notes: Sequence[Note], counted: Counted, to
         struck=struck,
         due_again=counted.due_again,
         met_again=counted.met_again,
-        outside=_outside(faults),
+        trials=_trials(faults),
         unknown_answers=totals.retried,
         replayed=totals.replayed,
         seen={
@@ -120,16 +122,19 @@ def _is_publisher(fault: Fault) -> bool:
     return not _part(fault).startswith(("arm.", "retry."))
 
 
-def _outside(faults: Iterable[Fault]) -> dict[str, int]:
-    """What struck every arm at once, in words."""
-    found = Counter[str]()
+def _trials(faults: Iterable[Fault]) -> dict[Promise, dict[str, int]]:
+    """What struck every arm at once, in words, by the promise that it tries."""
+    loss, duplicate = Counter[str](), Counter[str]()
     for fault in faults:
+        details = fault.details
         if fault.fault in (*BLOWS, "restart") and _part(fault) in SERVERS:
-            found[f"{fault.fault}s of {_part(fault)} under load"] += 1
+            loss[f"{fault.fault}s of {_part(fault)} under load"] += 1
         if fault.fault == "arm" and fault.target.startswith("provider."):
-            found[f"misbehaviours of the provider ({_gist(fault.details)})"] += int(fault.details.get("acted", 0))
-    return dict(found)
-
-
-def _gist(details: Mapping[str, Any]) -> str:
-    return str(details.get("action", "")).partition(" ")[0]
+            what = str(details.get("action", "")).partition(" ")[0]
+            loss[f"calls that the provider answered with {what}"] += int(details.get("acted", 0))
+            if fault.target == UNANSWERED:
+                duplicate["calls that the provider applied and did not answer"] += int(details.get("acted", 0))
+        if fault.fault == "data":
+            trying = duplicate if details["kind"] in REPEATS else loss
+            trying[f"injected records of the kind {details['kind']}"] += int(details["count"])
+    return {"no_loss": dict(loss), "no_duplicate": dict(duplicate)}

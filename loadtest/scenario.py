@@ -17,7 +17,7 @@ from services.failpoints.grammar import FailpointError, parse
 from services.failpoints.names import DATA_FAULTS
 from services.settings import SettingsError, read_settings
 from services.stack.launch import PASSED_ON
-from services.stack.parts import UnknownPart, find, of_arms
+from services.stack.parts import PARTS, UnknownPart, find, of_arms
 
 FOLDER: Final = Path(__file__).parent / "scenarios"
 # The alerts of the lab (design: section 6); a scenario says which must fire and which must not.
@@ -168,6 +168,7 @@ class Arms(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
     publishers: tuple[str, ...] = ("outbox",)
     consumers: tuple[str, ...] = tuple(CONSUMER_ARMS)
+    replicas: Mapping[str, Annotated[int, msgspec.Meta(ge=1, le=8)]] = {}  # of parts, where it is not one
 
 
 class Load(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -333,12 +334,15 @@ def _wrong_arms(scenario: Scenario) -> Iterator[str]:
         for name in given:
             if name not in known:
                 yield f"arms.{kind}: unknown arm {name!r}; the arms are {', '.join(known)}"
+    for name in scenario.arms.replicas:
+        if name not in PARTS or not PARTS[name].replicable or name not in scenario.parts():
+            yield f"arms.replicas: {name!r} is no part of this lab that can have replicas"
     if "outbox" not in scenario.arms.publishers:
         yield "arms.publishers: outbox must be among them, the consumer arms read its topics"
 
 
 def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    known = [name.removeprefix("LAB_").lower() for name in PASSED_ON]
+    known = [name.removeprefix("LAB_").lower() for name in PASSED_ON if name != "LAB_PUBLISHERS"]
     for name, value in settings.items():
         if name not in known:
             yield f"settings: unknown setting {name!r}; the settings are {', '.join(known)}"

@@ -37,7 +37,7 @@ class Chances(msgspec.Struct, frozen=True, kw_only=True):
     struck: Mapping[str, int] = {}  # by part: other SIGKILLs and freezes, with records under way
     due_again: Mapping[str, int] = {}  # by arm: effects at or above its committed offsets when it was struck
     met_again: Mapping[str, int] = {}  # by arm: records whose message id this arm had applied already
-    outside: Mapping[str, int] = {}  # in words: what all arms had to live with (kills of the broker, errors answered)
+    trials: Mapping[Promise, Mapping[str, int]] = {}  # in words: what else tried every arm (kills of the broker...)
     unknown_answers: int = 0  # requests whose first answer the client did not get
     replayed: int = 0  # requests answered from a stored answer
     seen: Mapping[str, int] = {}  # what a scenario can ask for: kills, freezes, dedup_hits, retries...
@@ -222,12 +222,16 @@ class _Judge:
             "kills and freezes with records under way": sum(chances.struck.get(part, 0) for part in parts),
         }
         if promise == "no_loss":
-            return {**found, **chances.outside}
+            return {**found, **chances.trials.get("no_loss", {})}
         found["applied effects whose record was due again"] = chances.due_again.get(row.arm, 0)
-        met = chances.met_again.get(row.arm, 0)
+        other = chances.trials.get("no_duplicate", {})
         if row.arm in self._consumers and self._consumers[row.arm].dedups:
-            return {"applied ids met again": met, **found} if met else {}
-        return found  # it meets no id again that it would know of: what could be done twice is what was cut
+            met = {"applied ids met again": chances.met_again.get(row.arm, 0), **other}
+            return {**met, **found} if any(met.values()) else {}
+        return {
+            **found,
+            **other,
+        }  # it meets no id again that it would know of: what could be done twice is what was cut
 
 
 def worst(verdicts: Iterable[Verdict | None]) -> Verdict:

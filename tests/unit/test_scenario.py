@@ -46,6 +46,7 @@ def test_every_scenario_that_is_shipped_can_be_played_and_teaches_something_in_o
         (CALM + "timeout_share = 0.9\nreset_share = 0.9", "more than 1"),
         (CALM + '[arms]\nconsumers = ["at_least_twice"]', "at_least_twice"),
         (CALM + '[arms]\npublishers = ["cdc"]', "outbox must be among them"),
+        (CALM + '[arms]\nreplicas = { "orders" = 2 }', "'orders' is no part"),
         (CALM + '[promises]\ncdc = ["no_loss"]', "'cdc' does not take part"),
         (CALM + '[promises]\nstock_faust = ["no_loss"]', "stock_faust does not promise no_loss"),
         (CALM + '[[must_break]]\narm = "cdc"\nstate = "lost"', "cdc"),
