@@ -15,7 +15,7 @@ def main() -> None:
     process = start_process()
     settings = process.settings
     database = Database(settings.ledger, "provider", process=settings.process, size=settings.pool_size)
-    routes = make_routes(Books(database, settings.key_lifetime_s), process.failpoints)
+    routes = make_routes(Books(database, settings.key_lifetime_s), process.failpoints, process.metrics)
     uvloop.run(serve(process, make_app(routes, database, describe()), database))
 
 

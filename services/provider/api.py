@@ -1,5 +1,6 @@
 """The HTTP face of the third party."""
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -7,20 +8,27 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from services.domain.arms import CONSUMER_ARMS
 from services.failpoints import Failpoints
 from services.http.bodies import decode_body, read_body
 from services.http.keys import HEADER, REPLAYED, check_key
 from services.http.problem import Problem
 from services.provider.calls import NOT_AFTER_HEADER, Charge, Email, caller_of, key_of, not_after_s
 from services.provider.misbehaviour import misbehaving
-from services.provider.store import Answer, Books
+from services.provider.store import Answer, Books, Outcome
+from services.telemetry.catalogue import OTHER_ARM
+from services.telemetry.metrics import Metrics
 
 _JSON: Final = "application/json"
 _CHARGE: Final = msgspec.json.Decoder(Charge)
 _EMAIL: Final = msgspec.json.Decoder(Email)
 
 
-def make_routes(books: Books, failpoints: Failpoints) -> list[Route]:
+# What is decided about an Idempotency-Key; while its first call is in progress, and too late, nothing is.
+_DECISIONS: Final[Mapping[Outcome, str]] = {"applied": "first", "replayed": "duplicate", "mismatch": "conflict"}
+
+
+def make_routes(books: Books, failpoints: Failpoints, metrics: Metrics) -> list[Route]:
     """Charges, which honour an Idempotency-Key, and emails, which do not."""
 
     async def charge(request: Request) -> Response:
@@ -28,6 +36,9 @@ def make_routes(books: Books, failpoints: Failpoints) -> list[Route]:
         caller, key, not_after = caller_of(request.headers), key_of(request.headers), not_after_s(request.headers)
         await failpoints.hit("provider.before_applying", call.account)
         answer = await books.charge(call, caller, key, not_after)
+        if key is not None and (decision := _DECISIONS.get(answer.outcome)):
+            arm = call.account if call.account in CONSUMER_ARMS else OTHER_ARM
+            metrics.add("delivery.dedup.decisions", 1, hop="charge", arm=arm, decision=decision)
         if answer.outcome == "applied":  # what only repeats or refuses applies nothing
             await failpoints.hit("provider.after_applying_before_answer", call.account)
         return _respond(answer)

@@ -23,6 +23,7 @@ from services.provider.openapi import describe
 from services.provider.store import Books
 from services.settings import Settings
 from services.stack.provision import SERVICES
+from services.telemetry.metrics import Metrics
 from tests.integration.processes import Answer, Client, apply, running, serving, until
 
 CHARGE = {"account": "a", "message_id": "m", "customer_id": "c-1", "amount_cents": 1999, "currency": "EUR"}
@@ -58,10 +59,17 @@ def failpoints() -> Failpoints:
 
 
 @pytest.fixture
-async def provider(settings: Settings, database: str, failpoints: Failpoints) -> AsyncIterator[Provider]:
+def metrics() -> Metrics:
+    return Metrics("provider", "a-life")
+
+
+@pytest.fixture
+async def provider(
+    settings: Settings, database: str, failpoints: Failpoints, metrics: Metrics
+) -> AsyncIterator[Provider]:
     books = await apply(settings.postgres, database, SERVICES / "provider" / "schema.sql")
     pool = Database(settings.postgres, database, process="t", size=8)
-    app = make_app(make_routes(Books(pool, key_lifetime_s=3600), failpoints), pool, describe())
+    app = make_app(make_routes(Books(pool, key_lifetime_s=3600), failpoints, metrics), pool, describe())
     async with serving(app, pool) as client:
         yield Provider(client, books)
     await books.close()
@@ -70,6 +78,22 @@ async def provider(settings: Settings, database: str, failpoints: Failpoints) ->
 async def forget(provider: Provider) -> None:
     """Let all keys expire."""
     await provider.books.execute("UPDATE idempotency_keys SET expires_at = clock_timestamp() - interval '1 ms'")
+
+
+async def test_what_is_decided_about_a_key_is_counted_by_account(provider: Provider, metrics: Metrics) -> None:
+    arms = {**CHARGE, "account": "effectively_once"}
+    for body, key in [(arms, "k"), (arms, "k"), ({**arms, "amount_cents": 1}, "k"), (arms, None), (CHARGE, "k")]:
+        await provider.charge(body, key=key)
+    exposition = metrics.exposition().decode()
+    for arm, decision, times in [
+        ("effectively_once", "first", 1),
+        ("effectively_once", "duplicate", 1),
+        ("effectively_once", "conflict", 1),
+        ("at_least_once", "first", 0),
+        ("other", "first", 1),
+    ]:
+        labels = f'arm="{arm}",decision="{decision}",hop="charge"'
+        assert f"delivery_dedup_decisions_total{{{labels}}} {times}.0" in exposition
 
 
 async def test_without_a_key_every_charge_is_applied(provider: Provider) -> None:
