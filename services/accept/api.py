@@ -1,6 +1,7 @@
 """The HTTP face of a producer."""
 
 import re
+import time
 from collections.abc import Mapping
 from typing import Final
 
@@ -12,6 +13,7 @@ from starlette.routing import Route
 from services.accept.arms import Arm
 from services.accept.intents import Reader
 from services.accept.store import Answer, Intents, Outcome
+from services.accept.telling import Telling
 from services.bootstrap import Process
 from services.domain.messages import Kind
 from services.failpoints import InjectedError
@@ -31,12 +33,14 @@ DECISIONS: Final[Mapping[Outcome, str]] = {
 
 def make_routes(kind: Kind, process: Process, intents: Intents, arm: Arm, name: str) -> list[Route]:
     """`POST /orders` and `GET /orders/{id}`, or the same of refunds, as the publisher arm `name` does it."""
-    reader = Reader(kind)
+    reader = Reader(kind, trace_ratio=process.settings.trace_ratio)
+    telling = Telling(process, kind, name)
     labels = {"hop": "accept", "arm": name}
     for decision in sorted(set(DECISIONS.values())):
         process.metrics.add("delivery.dedup.decisions", 0, decision=decision, **labels)
 
     async def accept(request: Request) -> Response:
+        start_ns = time.time_ns()
         body = await read_body(request)
         new = reader.read(request.headers, body)
         try:
@@ -44,7 +48,12 @@ def make_routes(kind: Kind, process: Process, intents: Intents, arm: Arm, name: 
             answer = await arm.accept(new)
             await process.failpoints.hit("accept.after_commit_before_answer")
         except InjectedError as error:
+            telling.failed(new, start_ns, 503)
             raise unavailable(str(error)) from error
+        except Problem as problem:
+            telling.failed(new, start_ns, problem.status)
+            raise
+        telling.answered(new, answer, start_ns)
         if decision := DECISIONS.get(answer.outcome):
             process.metrics.add("delivery.dedup.decisions", 1, decision=decision, **labels)
         return _respond(answer, f"{kind.path}/{new.payload.order_id}")

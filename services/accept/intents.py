@@ -48,9 +48,9 @@ class NewIntent(msgspec.Struct, frozen=True):
     def headers(self) -> str:
         """What the record's headers will say besides the envelope, as JSON."""
         headers = {messages.EFFECTS_HEADER: self._effects, messages.RUN_HEADER: self.run}
-        headers["traceparent"] = self.trace.traceparent
         if self.trace.tracestate:
             headers["tracestate"] = self.trace.tracestate
+        headers["traceparent"] = self.trace.traceparent  # the last one, as Postgres keeps it
         return msgspec.json.encode(headers).decode()
 
     @property
@@ -61,8 +61,9 @@ class NewIntent(msgspec.Struct, frozen=True):
 class Reader:
     """Reads the requests of one kind."""
 
-    def __init__(self, kind: Kind) -> None:
+    def __init__(self, kind: Kind, *, trace_ratio: float = 0.0) -> None:
         self._kind = kind
+        self._ratio = trace_ratio
         self._decoder = msgspec.json.Decoder(kind.payload)
         self._encoder = msgspec.json.Encoder()
 
@@ -78,8 +79,12 @@ class Reader:
             value=self._encoder.encode(payload),
             effects=asked,
             run=run,
-            trace=continue_trace(headers.get("traceparent", ""), headers.get("tracestate", "")),
+            trace=self.trace(headers),
         )
+
+    def trace(self, headers: Mapping[str, str]) -> TraceContext:
+        """The context of the request's span: the caller's trace goes on, or a new one begins."""
+        return continue_trace(headers.get("traceparent", ""), headers.get("tracestate", ""), ratio=self._ratio)
 
 
 def _effects_of(headers: Mapping[str, str]) -> tuple[Effect, ...]:

@@ -13,6 +13,7 @@ from services.accept.store import Intents
 from services.accept.topic import Topic
 from services.bootstrap import Process, start_process
 from services.broker.producer import BatchProducer
+from services.broker.sends import Sends
 from services.domain.arms import DEFAULT_PUBLISHER, PUBLISHER_ARMS, PublisherArm
 from services.domain.messages import Kind
 from services.http.database import Database
@@ -24,7 +25,7 @@ def main(kind: Kind, publisher: str = DEFAULT_PUBLISHER) -> None:
     process, arm = start_process(), PUBLISHER_ARMS[publisher]
     settings = process.settings
     database = Database(settings.postgres, arm.database(kind), process=settings.process, size=settings.pool_size)
-    intents = Intents(database)
+    intents = Intents(database, arm.name, process.tracer)
     routes = make_routes(kind, process, intents, make_arm(arm, kind, process, intents), arm.name)
     uvloop.run(_serve(process, make_app(routes, database, describe(kind)), database, arm))
 
@@ -42,7 +43,8 @@ def make_arm(arm: PublisherArm, kind: Kind, process: Process, intents: Intents) 
 
 
 def _topic(arm: PublisherArm, kind: Kind, process: Process) -> Topic:
-    return Topic(BatchProducer(process.settings.kafka, process.settings.process), arm.topic(kind))
+    producer = BatchProducer(process.settings.kafka, process.settings.process)
+    return Topic(producer, arm.topic(kind), Sends(process.tracer, arm.name))
 
 
 async def _serve(process: Process, app: Starlette, database: Database, arm: PublisherArm) -> None:

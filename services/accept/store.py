@@ -1,5 +1,6 @@
 """Intents in the database: written once a key, found by their business id."""
 
+import time
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from pathlib import Path
@@ -11,6 +12,7 @@ import msgspec
 from services.accept.intents import NewIntent
 from services.http.database import Database, Transaction
 from services.storage.postgres import statements
+from services.telemetry.tracing import Tracer, context_of, new_context
 
 Outcome = Literal["created", "replayed", "mismatch", "in_progress", "taken"]
 
@@ -41,8 +43,10 @@ class Intent(msgspec.Struct, frozen=True, omit_defaults=True):
 class Intents:
     """The intents of one producer."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, arm: str, tracer: Tracer) -> None:
         self._database = database
+        self._arm = arm
+        self._tracer = tracer
 
     def transaction(self) -> AbstractAsyncContextManager[Transaction]:
         """A transaction for `accept`."""
@@ -53,7 +57,7 @@ class Intents:
 
         Raises Problem `unavailable` when it is not known whether that happened; the same key tells.
         """
-        payload = new.payload
+        payload, start_ns = new.payload, time.time_ns()
         row = await (within or self._database).row(
             _SQL["accept"],
             new.key,
@@ -71,7 +75,21 @@ class Intents:
             new.shard,
             new.headers(),
         )
-        return Answer(row["outcome"], row["body"] or "", row["message_id"])
+        answer = Answer(row["outcome"], row["body"] or "", row["message_id"])
+        if new.trace.sampled and answer.message_id is not None:
+            self._span(new, answer.message_id, start_ns)
+        return answer
+
+    def _span(self, new: NewIntent, message_id: UUID, start_ns: int) -> None:
+        parent = context_of(new.trace.traceparent)
+        place = {"db.system.name": "postgresql", "db.namespace": new.kind.name, "db.operation.name": "INSERT"}
+        self._tracer.span(
+            "insert", new_context(parent), parent=parent, start_ns=start_ns, end_ns=time.time_ns(),
+            attributes={
+                **place, "db.collection.name": "intents", "messaging.message.id": str(message_id),
+                "delivery.arm": self._arm,
+            },
+        )  # fmt: skip
 
     async def find(self, business_id: str) -> Intent | None:
         """The intent of a business id, if there is one."""

@@ -227,6 +227,7 @@ class SafeConsumer(driver.Consumer):
         """Go back to the committed positions: everything in flight will be delivered again."""
         self._prefix.forget()
         await super().perform_seek()
+        self.app.report("offset.rewound", partitions=sorted(f"{tp.topic}/{tp.partition}" for tp in self.assignment()))
 
     async def verify_all_partitions_active(self) -> None:
         """Nothing: Faust's watch looks at its own path of events and commits, which is not used here."""

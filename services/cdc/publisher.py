@@ -18,6 +18,7 @@ from services.bootstrap import Process
 from services.broker.producer import BatchProducer, Delivery, Record
 from services.broker.publication import NotConfirmed, Unpublishable, publication, refused
 from services.broker.publishing import back_off
+from services.broker.sends import Sending, Sends
 from services.cdc.pgoutput import Inserted
 from services.cdc.stream import Batch, Stream, open_stream
 from services.domain.messages import KIND_OF_TYPE
@@ -63,6 +64,8 @@ class Publisher:
         self._producer = producer
         self._stopping = stopping
         self._delivery: Delivery | None = None  # outlives a session: the producer never holds two batches
+        self._sends = Sends(process.tracer, "cdc")
+        self._sending: Sending | None = None
         self._failures = 0  # in a row
         for outcome in ("confirmed", "refused", "failed"):
             self._metrics.add(SENT, 0, topic=topic, outcome=outcome)
@@ -147,6 +150,7 @@ class Publisher:
                 await self._set_aside(connection, row, error.reason)
         if sent.rows:
             await self._failpoints.hit("publish.after_fetch")
+            self._sending = self._sends.begin(sent.records)
             self._delivery = self._producer.send(sent.records)
         return sent
 
@@ -164,6 +168,8 @@ class Publisher:
         """Every row is published, or set aside. Raises NotConfirmed when they are to be published again."""
         failures = await self._delivery if self._delivery is not None else []
         self._delivery = None
+        self._sends.end(self._sending, {failure.index: failure.reason for failure in failures})
+        self._sending = None
         try:
             gone = await refused(self._producer, sent.records, failures)
         except NotConfirmed:

@@ -12,6 +12,7 @@ from services.bootstrap import Process
 from services.broker.producer import BatchProducer, Delivery, Record
 from services.broker.publication import NotConfirmed, Unpublishable, publication, refused
 from services.broker.publishing import back_off
+from services.broker.sends import Sends
 from services.domain.messages import KIND_OF_TYPE
 from services.failpoints import InjectedError
 from services.storage.postgres import AWAY, connect, statements
@@ -35,6 +36,7 @@ class Publisher:
         self._producer = producer
         self._stopping = stopping
         self._delivery: Delivery | None = None  # outlives a session: the producer never holds two batches
+        self._sends = Sends(process.tracer, "id_cursor")
         self._failures = 0  # in a row
         for outcome in ("confirmed", "refused", "failed"):
             self._metrics.add(SENT, 0, topic=topic, outcome=outcome)
@@ -78,8 +80,10 @@ class Publisher:
                 positions.append(row["position"])
             except Unpublishable as error:
                 await self._set_aside(connection, row["position"], error.reason)
+        sending = self._sends.begin(records)
         self._delivery = self._producer.send(records)
         failures, self._delivery = await self._delivery, None
+        self._sends.end(sending, {failure.index: failure.reason for failure in failures})
         gone = await refused(self._producer, records, failures)
         for index, reason in gone.items():
             await self._set_aside(connection, positions[index], reason)

@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 
 import msgspec
 
-from services.domain.forwarding import Forwarding, forwarded
+from services.domain.forwarding import SPAN, Forwarding, forwarded
 from services.domain.redrive import NO_ID, Redriven, key_as_text
 from services.domain.sharding import shard_of
 from services.letters.letters import ARMS, Selection, sql
@@ -80,7 +80,9 @@ def _missing(letter: Parked, there: Sequence[Parked], sent: Sequence[Parked]) ->
 
 
 def _record(letter: Parked, operation: str) -> Redriven:
-    station = Forwarding(origin=letter.at, via="redrive", operation=operation)
+    before = next((value for name, value in letter.headers if name == SPAN and value is not None), b"")
+    span = before.decode("ascii", "replace")
+    station = Forwarding(origin=letter.at, via="redrive", operation=operation, span=span)
     return Redriven(
         origin=str(letter.at),
         key=letter.key,

@@ -55,7 +55,7 @@ async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) ->
     lanes = Lanes(app, committed_first(app, tools, handler.handle_chunk) if first else handler.handle_chunk)
     topics = dict(subscriptions())[tools.arm.group]
     app.settle = lanes.settle
-    app.report = _reporter(process, tools.arm.name)
+    app.report = _reporter(tools)
 
     @app.agent(app.topic(*(topic.name for topic in topics), value_type=bytes, value_serializer="raw"))  # type: ignore[untyped-decorator]
     async def receive(stream: Any) -> None:
@@ -76,7 +76,7 @@ async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) ->
 
 async def serve_lane(process: Process, tools: Tools, arm: Arm, handler: Handler) -> None:
     """The arm's retry lane: tiers and redelivery, beside what the arm does besides."""
-    lane = Lane(tools.arm, process.settings, handler.handle, _reporter(process, tools.arm.name))
+    lane = Lane(tools.arm, process.settings, handler.handle, _reporter(tools))
     await serve_admin(
         process.settings.bind, process.settings.admin_port, process.metrics,
         lambda: "" if lane.assigned.is_set() else "an assignment of partitions",
@@ -133,13 +133,17 @@ def _waits_for(app: DeliveryApp) -> str:
     return ""
 
 
-def _reporter(process: Process, arm: str) -> Any:
-    outcomes = {"offset.committed": "committed", "offset.commit_failed": "failed"}
+def _reporter(tools: Tools) -> Any:
+    arm, outcomes = tools.arm.name, {"offset.committed": "committed", "offset.commit_failed": "failed"}
 
     def report(event: str, **fields: Any) -> None:
         if event in outcomes:
-            process.metrics.add("delivery.offset_commits", 1, arm=arm, outcome=outcomes[event])
-        process.log.event(event, **fields)
+            tools.metrics.add("delivery.offset_commits", 1, arm=arm, outcome=outcomes[event])
+        if event == "offset.committed":
+            tools.trails.committed(fields["positions"])
+        elif event == "offset.revoked":
+            tools.trails.forget(fields["partitions"])
+        tools.log.event(event, arm=arm, **fields)
 
     return report
 

@@ -12,12 +12,14 @@ from aiokafka.structs import ConsumerRecord
 from services.broker.producer import Failure as Refusal
 from services.broker.producer import Record
 from services.domain.failure_policy import TIERS, DeadLetter, Failure, Later, next_place
-from services.domain.forwarding import Forwarding, forwarded, original
+from services.domain.forwarding import SPAN, Forwarding, forwarded, original
 from services.domain.messages import RUN_HEADER, Coordinates, RawHeaders
 from services.payments.arms.base import Tools
 from services.payments.ledger import FiledLetter
 from services.payments.patience import CallFailed
+from services.payments.trail import CURRENT, mark
 from services.payments.unapplied import Deferred, Letter, Unapplied
+from services.telemetry.tracing import traceparent_of
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -47,17 +49,19 @@ class Dispatch:
         Raises what `Patience.until_done` raises when they do not take it for too long.
         """
         letters = list(failed.letters)
-        retries = []
+        retries: list[tuple[Deferred, Later, Record]] = []
         for deferred in failed.deferred:
             place = next_place(deferred.failure, attempts=deferred.attempts, draw=self._random.random())
             if isinstance(place, DeadLetter) or not self._tools.arm.retries:
                 letters.append(_given_up(deferred))
             else:
-                source = sources[deferred.message.at]
-                retries.append(self._to_tier(source, deferred, place))
                 self._count_retry(deferred, place.tier.name)
+                retries.append((deferred, place, self._to_tier(sources[deferred.message.at], deferred, place)))
         if retries:
-            await self.produce(retries)
+            start_ns = time.time_ns()
+            await self.produce([record for *_, record in retries])
+            for deferred, place, record in retries:
+                self._trace_retry(deferred, place, record[0], start_ns)
             await self._tools.failpoints.hit("process.after_retry_produced_before_commit")
         if letters:
             await self._bury(letters, sources, {d.message.at: d.attempts for d in failed.deferred})
@@ -90,13 +94,14 @@ class Dispatch:
             first_failure_ms=source.life.first_failure_ms or now_ms,
             last_failure_ms=now_ms,
             reason=deferred.failure.reason,
+            span=_span_of(source),
         )
         return _record(self._tools.arm.retry_topic(place.tier), source, station)
 
     async def _bury(
         self, letters: Sequence[Letter], sources: Mapping[Coordinates, Source], attempts: Mapping[Coordinates, int]
     ) -> None:
-        now_ms = _now_ms()
+        now_ms, start_ns = _now_ms(), time.time_ns()
         records, filed = [], []
         for letter in letters:
             source = sources[letter.at]
@@ -107,28 +112,44 @@ class Dispatch:
                 first_failure_ms=source.life.first_failure_ms or now_ms,
                 last_failure_ms=now_ms,
                 reason=letter.reason,
+                span=_span_of(source),
             )
             records.append(_record(self._tools.arm.dead_letter_topic, source, station))
             filed.append(_filed(letter, source, station))
         await self.produce(records)
         await self._tools.ledger.insert_dead_letters(filed)
-        for letter in letters:
+        for letter, one in zip(letters, filed, strict=True):
             self._tell(letter)
+            self._trace_letter(letter, one.attempts, start_ns)
         await self._tools.failpoints.hit("process.after_dead_letter_produced_before_commit")
 
     def _count_retry(self, deferred: Deferred, tier: str) -> None:
         reason = deferred.failure.reason
         self._tools.metrics.add("delivery.retries", 1, arm=self._tools.arm.name, tier=tier, reason=reason)
         self._tools.log.event(
-            "message.deferred", "warning", at=str(deferred.message.at), tier=tier, attempts=deferred.attempts,
-            reason=reason, detail=deferred.failure.detail[:300], **{"message.id": str(deferred.message.id)},
+            "message.deferred", "warning", arm=self._tools.arm.name, at=str(deferred.message.at), tier=tier,
+            attempts=deferred.attempts, reason=reason, detail=deferred.failure.detail[:300],
+            **{"message.id": str(deferred.message.id)},
+            **mark(deferred.message.at, "deferred", reason=reason, attempt=deferred.attempts),
         )  # fmt: skip
+
+    def _trace_retry(self, deferred: Deferred, place: Later, topic: str, start_ns: int) -> None:
+        if (trail := CURRENT.get()) is not None:
+            words = {"tier": place.tier.name, "reason": deferred.failure.reason, "attempt": deferred.attempts}
+            attributes = {f"delivery.{name}": value for name, value in words.items()}
+            trail.sent("retry", deferred.message.at, topic, start_ns, attributes)
+
+    def _trace_letter(self, letter: Letter, attempts: int, start_ns: int) -> None:
+        if (trail := CURRENT.get()) is not None:
+            attributes = {"delivery.reason": letter.reason, "delivery.attempt": attempts}
+            trail.sent("dead_letter", letter.at, self._tools.arm.dead_letter_topic, start_ns, attributes)
 
     def _tell(self, letter: Letter) -> None:
         self._tools.metrics.add("delivery.dead_letters", 1, arm=self._tools.arm.name, reason=letter.reason)
         self._tools.log.event(
-            "dead_letter", "warning", at=str(letter.at), reason=letter.reason, detail=letter.detail,
-            **{"message.id": str(letter.message_id or "")},
+            "dead_letter", "warning", arm=self._tools.arm.name, at=str(letter.at), reason=letter.reason,
+            detail=letter.detail, **{"message.id": str(letter.message_id or "")},
+            **mark(letter.at, "dead_lettered", reason=letter.reason),
         )  # fmt: skip
 
 
@@ -143,6 +164,8 @@ def _record(topic: str, source: Source, station: Forwarding) -> Record:
 
 def _filed(letter: Letter, source: Source, station: Forwarding) -> FiledLetter:
     headers = original(source.record.headers)
+    if station.span:
+        headers.append((SPAN, station.span.encode()))  # so that a redrive can be linked to what it repeats
     return FiledLetter(
         letter=letter,
         run=_run_of(headers),
@@ -153,6 +176,13 @@ def _filed(letter: Letter, source: Source, station: Forwarding) -> FiledLetter:
         first_failure_ms=station.first_failure_ms,
         last_failure_ms=station.last_failure_ms,
     )
+
+
+def _span_of(source: Source) -> str:
+    """The traceparent of this attempt's span; where it has none, of the last one that had."""
+    trail = CURRENT.get()
+    context = trail.open(source.life.origin) if trail is not None else None
+    return traceparent_of(context) if context is not None else source.life.span
 
 
 def _run_of(headers: RawHeaders) -> str:

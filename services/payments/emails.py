@@ -4,12 +4,18 @@ claim whose caller died cannot be known: the row says `uncertain`, and nothing s
 import asyncio
 import contextlib
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
 
-from services.domain.messages import Coordinates
+from opentelemetry.trace import SpanContext
+
+from services.domain.messages import Coordinates, Message
 from services.payments.ledger import FiledLetter
 from services.payments.patience import CallFailed
+from services.payments.trail import Trail, call_attributes
 from services.payments.unapplied import Letter
+from services.telemetry.tracing import log_fields, new_context, sampled
 
 if TYPE_CHECKING:
     from services.payments.arms.base import Tools
@@ -18,6 +24,7 @@ IDLE_S: Final = 0.5
 SWEEP_EVERY_S: Final = 5.0
 CLAIM_LASTS: Final = 5  # call time-outs: far longer than a live claimant takes
 PAUSE_S: Final = 1.0  # after a refusal that came before anything happened
+EXPECTED: Final = 1_000  # emails of messages with spans that are still to be sent; of those beyond there is none
 
 
 class EmailSender:
@@ -29,6 +36,15 @@ class EmailSender:
         self._swept = 0.0
         self._batch = max(1, tools.settings.provider_concurrency)  # what is claimed is called at once
         self._claim_lasts_s = CLAIM_LASTS * tools.settings.provider_timeout_s
+        self._expected: dict[UUID, SpanContext] = {}  # their `process` spans
+
+    def expect(self, messages: Sequence[Message], trail: Trail | None) -> None:
+        """The rows of these messages are about to be there: their emails belong to the spans of those worth it."""
+        for message in messages:
+            if trail is not None and (message.via or sampled(message.traceparent)):
+                context = trail.open(message.at)
+                if context is not None and len(self._expected) < EXPECTED:
+                    self._expected[message.id] = context
 
     def wake(self) -> None:
         """There may be rows to send."""
@@ -67,6 +83,8 @@ class EmailSender:
         for row, state in zip(rows, states, strict=True):
             if state == "uncertain":
                 self._uncertain(row["message_id"], tools.life)
+            if state != "pending":
+                self._expected.pop(row["message_id"], None)
         if "pending" in states:
             await asyncio.sleep(PAUSE_S)
         return len(rows)
@@ -74,11 +92,25 @@ class EmailSender:
     async def _send(self, row: Any) -> str:
         """One call, never repeated: the state that the row gets."""
         at = Coordinates(row["topic"], row["partition"], row["offset"])
+        start_ns, state, failed = time.time_ns(), "sent", ""
         try:
             await self._tools.provider.email(row["message_id"], row["customer_id"], at, waits=False)
         except CallFailed as error:
-            return _state_after(error)
-        return "sent"
+            state, failed = _state_after(error), error.failure.reason
+        self._trace(row["message_id"], start_ns, state, failed)
+        return state
+
+    def _trace(self, message_id: UUID, start_ns: int, state: str, failed: str) -> None:
+        """The span of a call: of one that failed in a trace of its own, if its message has none."""
+        tracer, parent = self._tools.trails.tracer, self._expected.get(message_id)
+        if parent is None and (not failed or not tracer.grant()):
+            return
+        outcome = {"delivery.outcome": "applied" if state == "sent" else state}
+        reason = {"delivery.reason": failed} if failed else {}
+        tracer.span(
+            "call", new_context(parent), parent=parent, start_ns=start_ns, end_ns=time.time_ns(), error=failed,
+            attributes={**call_attributes("email", self._tools.arm.name, message_id), **outcome, **reason},
+        )  # fmt: skip
 
     async def _sweep(self) -> None:
         if time.monotonic() - self._swept < SWEEP_EVERY_S:
@@ -89,9 +121,11 @@ class EmailSender:
 
     def _uncertain(self, message_id: object, claimed_by: object) -> None:
         self._tools.count("email", "uncertain", 1)
+        context = self._expected.get(message_id) if isinstance(message_id, UUID) else None
         self._tools.log.event(
-            "email.uncertain", "warning", **{"message.id": str(message_id)}, claimed_by=str(claimed_by)
-        )
+            "email.uncertain", "warning", arm=self._tools.arm.name, **{"message.id": str(message_id)},
+            claimed_by=str(claimed_by), **log_fields(context),
+        )  # fmt: skip
 
 
 def _letter(row: Any) -> FiledLetter:

@@ -10,6 +10,7 @@ from services.payments.arms.base import Tools
 from services.payments.ledger import Ledger
 from services.payments.patience import Patience
 from services.payments.third_party import Provider
+from services.payments.trail import Trails
 from services.storage.postgres import pool
 
 
@@ -35,6 +36,7 @@ async def equipped(process: Process, arm: ConsumerArm) -> AsyncIterator[Tools]:
                 Ledger(connections, arm, process.life, patience),
                 provider,
                 patience,
+                Trails(process.tracer, arm),
             )
     finally:
         connections.terminate()  # a close would wait for a server that may be frozen

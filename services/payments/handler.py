@@ -2,16 +2,18 @@
 
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from aiokafka.structs import ConsumerRecord
 
 from services.broker.delivery import Chunk
 from services.domain.forwarding import forwarding_of
-from services.domain.messages import Coordinates, Message, Undecodable, decode, message_id_of
+from services.domain.messages import KINDS, Coordinates, Message, Undecodable, decode, message_id_of
 from services.payments.arms.base import Arm, Tools
 from services.payments.dispatch import Dispatch, Source
 from services.payments.unapplied import Letter, Unapplied
+
+_MAIN: Final = frozenset(kind.topic for kind in KINDS)
 
 
 class Handler:
@@ -30,17 +32,22 @@ class Handler:
         """Handle consecutive records of one partition. Raises what ends the process: they are then delivered again."""
         tools = self._tools
         where = _where(records)
-        tools.log.event("offset.received", **where)
+        plain = where["topic"] in _MAIN  # what was retried, redriven or replayed is anything but plainly applied
+        group = tools.arm.group if plain or not tools.arm.retries else tools.arm.lane_group
+        trail = tools.trails.begin(group)
+        tools.log.event("offset.received", arm=tools.arm.name, **where)
         tools.metrics.add(
             "messaging.client.consumed.messages", len(records), arm=tools.arm.name, topic=where["topic"]
         )  # fmt: skip
         taken = Taken(records, now_ms=int(time.time() * 1000))
+        trail.take(taken.sources)
         await self._dispatch.send_round(taken.early)
         await tools.failpoints.hit("process.after_read")
         failed = await self._arm.apply(taken.messages) if taken.messages else Unapplied()
         if failed := failed + Unapplied(taken.letters):
             await self._dispatch.send_on(taken.sources, failed)
-        tools.log.event("offset.applied", **where)
+        ids = trail.finish(taken.messages, special=not plain)
+        tools.log.event("offset.applied", arm=tools.arm.name, **where, **ids)
 
 
 class Taken:

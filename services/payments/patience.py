@@ -9,6 +9,7 @@ from typing import TypeVar
 import asyncpg
 
 from services.domain.failure_policy import DeadLetter, Failure, GiveUp, decide, of_sqlstate
+from services.payments.trail import CURRENT
 from services.storage.postgres import AWAY
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
@@ -64,6 +65,8 @@ class Patience:
                 if isinstance(decision, DeadLetter):
                     raise NeverMore(failure) from error
             self._metrics.add("delivery.retries", 1, arm=self._arm, tier="in_place", reason=failure.reason)
+            if (trail := CURRENT.get()) is not None:
+                trail.retried(what, attempt, failure.reason)
             self._log.event(
                 "call.retried", "warning", what=what, attempt=attempt, reason=failure.reason,
                 detail=failure.detail[:300], delay_s=round(decision.delay_s, 3),

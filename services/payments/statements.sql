@@ -7,7 +7,8 @@ SELECT r.*, $11::uuid
   FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::text[],
               $8::text[], $9::int[], $10::bigint[]) AS r;
 
--- insert_dead_letters: records that the arm will never apply; one that was redriven and comes back is parked again
+-- insert_dead_letters: records that the arm will never apply; one that was redriven and comes back is parked again.
+-- Returns those that were set down by this: one that is parked already is no other letter.
 WITH put AS (
     INSERT INTO {schema}.dead_letters AS l
            (topic, partition, "offset", message_id, run, reason, detail, attempts, key, value, headers,
@@ -19,12 +20,14 @@ WITH put AS (
            AS d (topic, part, off, id, run, reason, detail, attempts, key, value, headers, first, last)
         ON CONFLICT (topic, partition, "offset") DO UPDATE
        SET state = 'parked', reason = excluded.reason, detail = excluded.detail, attempts = excluded.attempts,
-           last_failure = excluded.last_failure, life = excluded.life, xid = pg_current_xact_id()
+           last_failure = excluded.last_failure, xid = pg_current_xact_id()
      WHERE l.state = 'redriven'
     RETURNING l.letter, l.rounds, l.reason
+), logged AS (
+    INSERT INTO {schema}.letter_log (letter, action, actor, why, life)
+    SELECT letter, 'returned', 'arm', reason, $14::uuid FROM put WHERE rounds > 0
 )
-INSERT INTO {schema}.letter_log (letter, action, actor, why)
-SELECT letter, 'returned', 'arm', reason FROM put WHERE rounds > 0;
+SELECT reason FROM put;
 
 -- reserve: decide about a chunk's ids and reserve the new ones; returns a row for each record that is not a first
 SELECT * FROM {schema}.reserve($1::int, $2::uuid[], $3::bytea[], $4::text[], $5::int[], $6::bigint[], $7::text[],
@@ -34,18 +37,21 @@ SELECT * FROM {schema}.reserve($1::int, $2::uuid[], $3::bytea[], $4::text[], $5:
 -- keep_window: partitions for what comes, none of what is older than the window
 SELECT * FROM {schema}.keep_window($1::float8);
 
--- complete: the charges of these ids are applied: done, records applied, their emails ready to be sent
+-- complete: the charges of these ids are applied: done, records applied, their emails ready to be sent; returns how many
+-- records that are, because another process may have been quicker
 WITH finished AS (
     UPDATE {schema}.inbox SET state = 'done' WHERE message_id = ANY ($1::uuid[]) AND state = 'reserved'
     RETURNING message_id
 ), applied AS (
-    UPDATE {schema}.records r SET status = 'applied', life = $3::uuid, xid = pg_current_xact_id()
+    UPDATE {schema}.records r SET status = 'applied', life = $3::uuid, xid = pg_current_xact_id(), at = clock_timestamp()
       FROM finished f WHERE r.message_id = f.message_id AND r.status = 'pending'
     RETURNING r.message_id, r.run, r.customer_id, r.topic, r.partition, r."offset"
+), mailing AS (
+    INSERT INTO {schema}.emails (message_id, run, customer_id, topic, partition, "offset", life)
+    SELECT a.*, $3::uuid FROM applied a WHERE a.message_id = ANY ($2::uuid[])
+        ON CONFLICT DO NOTHING
 )
-INSERT INTO {schema}.emails (message_id, run, customer_id, topic, partition, "offset", life)
-SELECT a.*, $3::uuid FROM applied a WHERE a.message_id = ANY ($2::uuid[])
-    ON CONFLICT DO NOTHING;
+SELECT count(*) AS records FROM applied;
 
 -- claim_emails: from here on these emails are this life's; committed before any call, so that none is sent twice
 UPDATE {schema}.emails SET state = 'claimed', claimed_by = $1::uuid, claimed_at = clock_timestamp()

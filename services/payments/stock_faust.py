@@ -24,6 +24,7 @@ like any other (faust/streams.py); a commit passes messages that nobody has ackn
 
 import asyncio
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -31,10 +32,15 @@ from typing import Any, Final
 import faust
 
 from services.bootstrap import Process
+from services.broker.transactor import Fetched
 from services.domain.arms import CONSUMER_ARMS
+from services.domain.forwarding import Forwarding
 from services.domain.messages import Coordinates, Message, decode
 from services.payments.arms.base import Tools
+from services.payments.dispatch import Source
 from services.payments.equipment import equipped
+from services.payments.patience import CallFailed
+from services.payments.trail import CURRENT, step
 from services.settings import Settings
 from services.telemetry.admin import serve_admin
 
@@ -78,22 +84,62 @@ class Body:
 
     async def apply(self, value: bytes) -> None:
         """Apply the message that the agent has in hand."""
-        tools, message = self._tools, _decode(value)
+        record = _record(value)
+        trail = self._tools.trails.begin(ARM.group)
+        where: dict[str, Any] = {
+            "topic": record.topic, "partition": record.partition, "count": 1,
+            "first_offset": record.offset, "last_offset": record.offset,
+        }  # fmt: skip
+        self._tools.log.event("offset.received", arm=ARM.name, **where)
+        message = _decode(record)
+        trail.take({message.at: Source(record, Forwarding(origin=message.at))})
+        try:
+            await self._do(message)
+        except BaseException as error:
+            trail.mark(message.at, "dropped", reason=type(error).__name__)
+            trail.finish([message], settled=False)
+            raise
+        ids = trail.finish([message], settled=False)
+        self._tools.log.event("offset.applied", arm=ARM.name, **where, **ids)
+
+    async def _do(self, message: Message) -> None:
+        tools = self._tools
         tools.metrics.add("messaging.client.consumed.messages", 1, arm=ARM.name, topic=message.at.topic)
         if "charge" in message.effects:
-            await tools.provider.charge(message)
+            await _traced("charge", message, tools.provider.charge(message))
             tools.count("charge", "applied")
-        await tools.ledger.try_to_insert_records([message])
+        with step("record", [message]):
+            await tools.ledger.try_to_insert_records([message])
         tools.count("record", "applied")
         if "email" in message.effects:
-            await tools.provider.email(message.id, message.payload.customer_id, message.at)
+            email = tools.provider.email(message.id, message.payload.customer_id, message.at)
+            await _traced("email", message, email)
             tools.count("email", "applied")
 
 
-def _decode(value: bytes) -> Message:
+async def _traced(effect: str, message: Message, call: Awaitable[None]) -> None:
+    """Keep the time of a call of the provider."""
+    start_ns, failed, trail = time.time_ns(), "", CURRENT.get()
+    try:
+        await call
+    except CallFailed as error:
+        failed = error.failure.reason
+        raise
+    finally:
+        if trail is not None:
+            trail.called(effect, message, start_ns, failed)
+
+
+def _record(value: bytes) -> Fetched:
     """The loop is given values; the envelope is in the headers of the event that Faust is at."""
-    record = faust.current_event().message
-    return decode(record.key, value, record.headers, Coordinates(record.topic, record.partition, record.offset))
+    at = faust.current_event().message
+    timestamp_ms = int(at.timestamp * 1000)
+    return Fetched(at.topic, at.partition, at.offset, timestamp_ms, at.key, value, at.headers or ())
+
+
+def _decode(record: Fetched) -> Message:
+    at = Coordinates(record.topic, record.partition, record.offset)
+    return decode(record.key, record.value, record.headers, at)
 
 
 async def run(process: Process) -> None:

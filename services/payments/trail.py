@@ -32,7 +32,7 @@ from services.telemetry.tracing import (
 
 AWAITING: Final = 1_000  # messages of a process whose commit is awaited for its span
 EVENTS: Final = 100  # of a chunk's span
-FAILED: Final = frozenset({"deferred", "dead_lettered", "dropped"})
+FAILED: Final = frozenset({"deferred", "dead_lettered", "dropped", "aborted"})
 
 Attributes = Mapping[str, Any]
 
@@ -201,10 +201,13 @@ class Trail:
             self._contexts[at] = new_context(context_of(self._traceparent(at))) if granted else None
         return self._contexts[at]
 
-    def finish(self, messages: Sequence[Message], *, special: bool = False, settled: bool = True) -> dict[str, str]:
+    def finish(
+        self, messages: Sequence[Message], *, outcome: str = "applied", special: bool = False, settled: bool = True
+    ) -> dict[str, str]:
         """Make the spans: of the sampled messages and of those that were marked, or where it is `special`, of all.
 
-        `settled`: their commit will be heard of. Returns the log fields of the chunk's span, if there is one.
+        `outcome`: of those without a mark. `settled`: their commit will be heard of. Returns the log fields of the
+        chunk's span, if there is one.
         """
         chosen = [m.at for m in messages if special or m.traceparent[-1:] in SAMPLED_DIGITS]
         granted = [at for at in dict.fromkeys((*chosen, *self._marks)) if self.open(at) is not None]
@@ -214,7 +217,9 @@ class Trail:
         end_ns = time.time_ns()
         self._chunk_span(chunk, end_ns)
         for at in granted:
-            self._message_spans(at, chunk, end_ns, settled=settled)
+            self._message_spans(at, chunk, end_ns, outcome)
+            if settled:
+                self._await_commit(at, end_ns)
         return log_fields(chunk)
 
     def _note(self, single: Single) -> None:
@@ -247,7 +252,7 @@ class Trail:
             "poll", context, start_ns=self._began_ns, end_ns=end_ns, attributes=attributes, events=self._events
         )
 
-    def _message_spans(self, at: Coordinates, chunk: SpanContext, end_ns: int, *, settled: bool) -> None:
+    def _message_spans(self, at: Coordinates, chunk: SpanContext, end_ns: int, plain: str) -> None:
         tracer, source = self._trails.tracer, self._sources[at]
         process, mark = self._contexts[at], self._marks.get(at, {})
         assert process is not None  # noqa: S101  # it was granted
@@ -261,7 +266,7 @@ class Trail:
             end_ns=began_ns,
             attributes={**common, "messaging.operation.name": "receive", "messaging.operation.type": "receive"},
         )
-        outcome = mark.get("delivery.outcome", "applied")
+        outcome = mark.get("delivery.outcome", plain)
         tracer.span(
             "process",
             process,
@@ -276,9 +281,12 @@ class Trail:
             error=str(mark.get("delivery.reason") or outcome) if outcome in FAILED else "",
         )  # fmt: skip
         self._effect_spans(at, process, common["messaging.message.id"])
-        if settled:
-            name = f"{source.record.topic}/{source.record.partition}"
-            self._trails.awaits(name, Awaited(source.record.offset, process, common, end_ns))
+
+    def _await_commit(self, at: Coordinates, since_ns: int) -> None:
+        source, process = self._sources[at], self._contexts[at]
+        assert process is not None  # noqa: S101  # it was granted
+        name = f"{source.record.topic}/{source.record.partition}"
+        self._trails.awaits(name, Awaited(source.record.offset, process, self._common(at, source), since_ns))
 
     def _effect_spans(self, at: Coordinates, process: SpanContext, message_id: str) -> None:
         tracer, arm = self._trails.tracer, self._trails.arm.name
@@ -358,3 +366,15 @@ _DATABASE: Final = {
     "record": _database("INSERT", "records"),
     "complete": _database("UPDATE", "records"),
 }
+
+
+def step(name: str, messages: Sequence[Message], **attributes: Any) -> contextlib.AbstractContextManager[None]:
+    """`Trail.step` of the chunk in hand, if there is one."""
+    trail = CURRENT.get()
+    return contextlib.nullcontext() if trail is None else trail.step(name, messages, **attributes)
+
+
+def mark(at: Coordinates, outcome: str, **attributes: Any) -> dict[str, str]:
+    """`Trail.mark` of the chunk in hand, if there is one."""
+    trail = CURRENT.get()
+    return {} if trail is None else trail.mark(at, outcome, **attributes)

@@ -36,6 +36,7 @@ from services.payments.dispatch import Dispatch
 from services.payments.equipment import equipped
 from services.payments.handler import Taken
 from services.payments.patience import failure_of
+from services.payments.trail import Trail, step
 from services.payments.tries import Tries
 from services.payments.unapplied import Letter, Unapplied
 from services.storage.postgres import AWAY
@@ -92,22 +93,28 @@ class KafkaTransactions:
     async def _handle(self, batch: Sequence[Fetched]) -> None:
         tools = self._tools
         positions = {f"{record.topic}/{record.partition}": record.offset + 1 for record in batch}
-        self._tell_received(batch)
+        chunks = _by_partition(batch)
+        trail = tools.trails.begin(ARM.group)
+        self._tell_received(chunks)
         taken = Taken(batch, now_ms=sys.maxsize)  # nothing waits for its time here
+        trail.take(taken.sources)
         try:
             self._transactor.begin()
             sent = await self._work(taken)
+            for chunk in chunks:
+                tools.log.event("offset.applied", arm=ARM.name, **chunk)
             await tools.failpoints.hit("process.in_transaction_before_offsets")
             await self._in_time(self._transactor.send_offsets, batch)
             await tools.failpoints.hit("process.in_transaction_after_offsets")
             await self._in_time(self._transactor.commit)
         except (Aborted, Undone, InjectedError) as error:
-            await self._abort(positions, error)
+            trail.finish(taken.messages, outcome="aborted", settled=False)
+            await self._abort(chunks, error)
         except Fenced as error:
             tools.log.event("transaction.fenced", "error", positions=positions, error=f"{error}"[:300])
             raise
         else:
-            self._done(positions, taken, sent)
+            self._done(positions, taken, sent, trail)
 
     async def _work(self, taken: Taken) -> int:
         """Steps 2 to 4; returns how many records were sent to the output topic. Raises Undone and Aborted."""
@@ -133,7 +140,8 @@ class KafkaTransactions:
 
     async def _insert_records(self, messages: Sequence[Message]) -> None:
         try:
-            await self._tools.ledger.try_to_insert_records(messages)
+            with step("record", messages):
+                await self._tools.ledger.try_to_insert_records(messages)
         except AWAY as error:
             failure = failure_of(error)
             if not failure.retryable:
@@ -156,18 +164,21 @@ class KafkaTransactions:
             record = taken.sources[message.at].record
             headers = forwarded(record.headers, Forwarding(origin=message.at))
             records.append((ARM.output_topic, record.key, record.value, headers))
-        refused = [(messages[one.index], one.reason) for one in self._transactor.produce(records)]
+        with step("output", messages, **_OUTPUT):
+            refused = [(messages[one.index], one.reason) for one in self._transactor.produce(records)]
         return Unapplied([Letter(m.at, m.id, "refused", f"output: {reason}") for m, reason in refused])
 
     def _halve(self) -> None:
         self._size = max(1, self._size // 2)
 
-    async def _abort(self, positions: dict[str, int], error: Exception) -> None:
+    async def _abort(self, chunks: Sequence[dict[str, Any]], error: Exception) -> None:
         """Give the transaction up and wait, longer each time. Raises the error when it goes on for too long."""
         tools = self._tools
+        positions = {f"{chunk['topic']}/{chunk['partition']}": chunk["first_offset"] for chunk in chunks}
         tools.log.event("transaction.aborted", "warning", positions=positions, error=f"{error}"[:300])
         tools.metrics.add("delivery.offset_commits", 1, arm=ARM.name, outcome="failed")
         await self._in_time(self._transactor.abort)
+        tools.log.event("offset.rewound", arm=ARM.name, positions=positions)
         self._failing_since_s = self._failing_since_s if self._failures else time.monotonic()
         self._failures += 1
         elapsed_s = time.monotonic() - self._failing_since_s
@@ -178,21 +189,41 @@ class KafkaTransactions:
             raise error
         await asyncio.sleep(decision.delay_s)
 
-    def _done(self, positions: dict[str, int], taken: Taken, sent: int) -> None:
+    def _done(self, positions: dict[str, int], taken: Taken, sent: int, trail: Trail) -> None:
         self._tries.forget(taken.messages)
         self._failures = 0
         self._size = min(self._tools.settings.chunk, 2 * self._size)
         self._tools.count("output", "applied", sent)
         self._tools.metrics.add("delivery.offset_commits", 1, arm=ARM.name, outcome="committed")
-        self._tools.log.event("offset.committed", positions=positions)
+        special = any(name.partition("/")[0] == ARM.redelivery_topic for name in positions)
+        ids = trail.finish(taken.messages, special=special)
+        self._tools.trails.committed(positions)
+        self._tools.log.event("offset.committed", arm=ARM.name, positions=positions, **ids)
 
-    def _tell_received(self, batch: Sequence[Fetched]) -> None:
-        counts: dict[tuple[str, int], int] = {}
-        for record in batch:
-            counts[record.topic, record.partition] = counts.get((record.topic, record.partition), 0) + 1
-        for (topic, partition), count in counts.items():
-            self._tools.metrics.add("messaging.client.consumed.messages", count, arm=ARM.name, topic=topic)
-            self._tools.log.event("offset.received", topic=topic, partition=partition, count=count)
+    def _tell_received(self, chunks: Sequence[dict[str, Any]]) -> None:
+        for chunk in chunks:
+            labels = {"arm": ARM.name, "topic": chunk["topic"]}
+            self._tools.metrics.add("messaging.client.consumed.messages", chunk["count"], **labels)
+            self._tools.log.event("offset.received", arm=ARM.name, **chunk)
+
+
+def _by_partition(batch: Sequence[Fetched]) -> list[dict[str, Any]]:
+    """The chunk of each partition in a batch: topic, partition, first and last offset, count."""
+    chunks: dict[tuple[str, int], dict[str, Any]] = {}
+    for record in batch:
+        at = {"topic": record.topic, "partition": record.partition, "first_offset": record.offset, "count": 0}
+        chunk = chunks.setdefault((record.topic, record.partition), at)
+        chunk["last_offset"] = record.offset
+        chunk["count"] += 1
+    return list(chunks.values())
+
+
+_OUTPUT: Final = {
+    "messaging.system": "kafka",
+    "messaging.operation.name": "send",
+    "messaging.operation.type": "send",
+    "messaging.destination.name": ARM.output_topic,
+}
 
 
 class _Sender:

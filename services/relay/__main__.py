@@ -28,6 +28,7 @@ REDRIVES: Final = Source(
     {arm.name: arm.redelivery_topic for arm in CONSUMER_ARMS.values() if arm.dead_letters},
     redelivery_of,
     idle_poll_ms=100.0,
+    redrives=True,
 )
 
 

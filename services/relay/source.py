@@ -18,6 +18,8 @@ import msgspec
 from services.bootstrap import Process
 from services.broker.producer import BatchProducer, Delivery, Failure, Record
 from services.broker.publication import Unpublishable
+from services.broker.sends import Sending, Sends
+from services.domain.arms import DEFAULT_PUBLISHER
 from services.failpoints import InjectedError
 from services.relay.ownership import decide
 from services.relay.records import POSITION, SHARD, WORDS, Outcome, Row, outcome_of, record_of
@@ -38,6 +40,7 @@ class Source(msgspec.Struct, frozen=True):
     topics: Mapping[str, str]
     record_of: Callable[[Row, Mapping[str, str]], Record] = record_of
     idle_poll_ms: float = 0.0  # 0: as the settings say
+    redrives: bool = False  # its rows are redriven letters
 
 
 class Batch(msgspec.Struct, frozen=True):
@@ -60,6 +63,8 @@ class SourceRelay:
         self._producer = producer
         self._stopping = stopping
         self._delivery: Delivery | None = None  # outlives a session: the producer never holds two batches of a source
+        self._sends = Sends(process.tracer, DEFAULT_PUBLISHER)
+        self._sending: Sending | None = None
         self._failures = 0  # in a row
         self._rebalance_at = 0.0
         self._idle_poll_s = (source.idle_poll_ms or process.settings.relay_idle_poll_ms) / 1000
@@ -138,6 +143,8 @@ class SourceRelay:
     async def _send(self, session: Session, batch: Batch) -> None:
         await self._failpoints.hit("publish.after_fetch")
         await session.ensure_fresh()
+        begin = self._sends.begin_redriven if self._source.redrives else self._sends.begin
+        self._sending = begin(batch.records)
         if self._failpoints.armed("publish.half_batch"):
             self._delivery = asyncio.ensure_future(self._in_halves(batch.records))
         else:
@@ -171,6 +178,7 @@ class SourceRelay:
         if outcome.refused and not outcome.failed:
             outcome = await self._alone(session, batch, outcome)
         self._count(batch, outcome)
+        self._trace(batch, outcome)
         if batch.records:
             await self._failpoints.hit("publish.after_produce_before_delete")
         return outcome
@@ -201,6 +209,13 @@ class SourceRelay:
         self._failures = min(self._failures + 1, 10)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), delay_s)
+
+    def _trace(self, batch: Batch, outcome: Outcome) -> None:
+        if self._sending is not None:
+            reasons = {**outcome.refused, **outcome.failed}
+            failed = {i: reasons[position] for i, position in enumerate(batch.positions) if position in reasons}
+            self._sends.end(self._sending, failed)
+            self._sending = None
 
     def _count(self, batch: Batch, outcome: Outcome) -> None:
         topics = (record[0] for record in batch.records)

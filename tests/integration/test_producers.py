@@ -59,7 +59,7 @@ async def producing(kind: Kind, settings: Settings, database: str, log: Path) ->
     """A producer whose tables lie in `database`; it reaches the server at `settings.postgres`."""
     process = adhoc_process(settings, log)
     pool = Database(settings.postgres, database, process="t", size=8)
-    intents = Intents(pool)
+    intents = Intents(pool, "outbox", process.tracer)
     app = make_app(make_routes(kind, process, intents, intents, "outbox"), pool, describe(kind))
     async with serving(app, pool) as client:
         yield Producer(kind, client, process, None)

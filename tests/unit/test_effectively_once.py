@@ -14,9 +14,11 @@ from services.failpoints import Failpoints
 from services.payments.arms.base import Tools
 from services.payments.arms.effectively_once import EffectivelyOnce
 from services.payments.patience import Patience
+from services.payments.trail import Trails
 from services.settings import Settings
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
+from services.telemetry.tracing import Tracer
 
 
 class Inbox:
@@ -82,6 +84,7 @@ def arm(inbox: Inbox, provider: Provider, tmp_path: Path) -> EffectivelyOnce:
     tools = Tools(
         CONSUMER_ARMS["effectively_once"], Settings(), life, log, metrics,
         Failpoints("arm", "", "", allowed=False), inbox, provider, Patience("effectively_once", log, metrics),  # type: ignore[arg-type]
+        Trails(Tracer("arm", "life"), CONSUMER_ARMS["effectively_once"]),
     )  # fmt: skip
     return EffectivelyOnce(tools)
 

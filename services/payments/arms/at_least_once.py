@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from services.domain.messages import Message
 from services.payments.arms.base import Tools, wanting, without
+from services.payments.trail import step
 from services.payments.unapplied import Unapplied
 
 
@@ -32,7 +33,8 @@ class AtLeastOnce:
         if charging:
             await tools.failpoints.hit("process.after_charge_before_record")
         good = without(failed, messages)
-        await tools.ledger.insert_records(good)
+        with step("record", good):
+            await tools.ledger.insert_records(good)
         tools.count("record", "applied", len(good))
         failed += await tools.each(
             "email", wanting("email", good), lambda m: provider.email(m.id, m.payload.customer_id, m.at)

@@ -17,6 +17,7 @@ from services.broker.lanes import Handle
 from services.domain.messages import Message
 from services.payments.arms.base import Tools, wanting, without
 from services.payments.patience import failure_of
+from services.payments.trail import mark, step
 from services.payments.unapplied import Deferred, Unapplied
 from services.storage.postgres import AWAY
 
@@ -59,7 +60,8 @@ class AtMostOnce:
 
     async def _insert_records(self, messages: Sequence[Message]) -> Unapplied:
         try:
-            await self._tools.ledger.try_to_insert_records(messages)
+            with step("record", messages):
+                await self._tools.ledger.try_to_insert_records(messages)
         except AWAY as error:
             failure = failure_of(error)
             self._tools.count("record", "failed", len(messages))
@@ -73,7 +75,7 @@ class AtMostOnce:
         dropped += [(one.message.at, one.message.id, one.failure.detail) for one in failed.deferred]
         for at, message_id, detail in dropped:
             self._tools.log.event(
-                "effect.dropped", "warning", effect=effect, at=str(at), detail=detail[:300],
-                **{"message.id": str(message_id)},
+                "effect.dropped", "warning", arm=self._tools.arm.name, effect=effect, at=str(at), detail=detail[:300],
+                **{"message.id": str(message_id)}, **mark(at, "dropped", reason=detail[:100]),
             )  # fmt: skip
         return without(failed, messages)

@@ -1,6 +1,7 @@
 """What every arm has: its ledger, the provider, its failpoints and the place where its effects are counted."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
@@ -13,6 +14,7 @@ from services.failpoints import Failpoints
 from services.payments.ledger import Ledger
 from services.payments.patience import CallFailed, Patience
 from services.payments.third_party import Provider
+from services.payments.trail import CURRENT, Trails
 from services.payments.unapplied import Deferred, Letter, Unapplied
 from services.settings import Settings
 from services.telemetry.logs import Log
@@ -41,6 +43,7 @@ class Tools(msgspec.Struct, frozen=True):
     ledger: Ledger
     provider: Provider
     patience: Patience
+    trails: Trails
 
     def count(self, effect: str, outcome: str, amount: int = 1) -> None:
         """Count effects as this process sees them: once a chunk and outcome."""
@@ -55,13 +58,20 @@ class Tools(msgspec.Struct, frozen=True):
         An error that ends the process waits until all calls have ended: none is left behind in flight.
         """
 
+        trail = CURRENT.get()
+
         async def one(message: Message) -> Letter | Deferred | None:
+            start_ns, failed = time.time_ns(), ""
             try:
                 await call(message)
             except CallFailed as error:
+                failed = error.failure.reason
                 if error.failure.retryable:
                     return Deferred(message, error.failure, message.attempts + error.counts)
                 return Letter(message.at, message.id, "refused", f"{effect}: {error}")
+            finally:
+                if trail is not None:
+                    trail.called(effect, message, start_ns, failed)
             return None
 
         results = await asyncio.gather(*(one(message) for message in messages), return_exceptions=True)

@@ -24,6 +24,7 @@ from services.domain.messages import Coordinates, Message
 from services.payments.arms.base import Tools, wanting, without
 from services.payments.emails import EmailSender
 from services.payments.ledger import descriptions, ids, places
+from services.payments.trail import CURRENT, mark, step
 from services.payments.unapplied import Letter, Unapplied
 
 KEY_MARGIN_S: Final = 60.0  # clocks differ and calls take time; half of a shorter lifetime
@@ -70,19 +71,20 @@ class EffectivelyOnce:
     async def _reserve(self, firsts: list[Message], repeats: list[Message]) -> list[tuple[Message, Any]]:
         """Reserve what is new; returns each record that is not a first one with the row of its first meeting."""
         every = firsts + repeats
-        rows = await self._tools.ledger.fetch(
-            "reserve",
-            len(firsts),
-            ids(every),
-            [m.digest for m in every],
-            *places(m.at for m in every),
-            *descriptions(every),
-            ["charge" in m.effects for m in every],
-            ["email" in m.effects for m in every],
-            [m.via for m in every],
-            self._tools.settings.apply_older_than_window,
-            self._tools.life,
-        )
+        with step("reserve", every):
+            rows = await self._tools.ledger.fetch(
+                "reserve",
+                len(firsts),
+                ids(every),
+                [m.digest for m in every],
+                *places(m.at for m in every),
+                *descriptions(every),
+                ["charge" in m.effects for m in every],
+                ["email" in m.effects for m in every],
+                [m.via for m in every],
+                self._tools.settings.apply_older_than_window,
+                self._tools.life,
+            )
         met = [(every[row["place"] - 1], row) for row in rows]
         self._report(len(every), met)
         return met
@@ -102,7 +104,10 @@ class EffectivelyOnce:
         )
         await tools.failpoints.hit("process.after_charge_before_record")
         applied = without(failed, charging)
-        await tools.ledger.fetch("complete", ids(applied), ids(wanting("email", applied)), tools.life)
+        emailing = wanting("email", applied)
+        self._emails.expect(emailing, CURRENT.get())
+        with step("complete", applied):
+            await tools.ledger.fetch("complete", ids(applied), ids(emailing), tools.life)
         tools.count("record", "applied", len(applied))
         self._emails.wake()
         return failed
@@ -129,15 +134,19 @@ class EffectivelyOnce:
                 continue  # nothing is known of a first meeting; the letter says so
             counts[decision] = counts.get(decision, 0) + 1
             first = Coordinates(row["first_topic"], row["first_partition"], row["first_offset"])
+            reason = message.via or ("redelivery" if first == message.at else "producer_duplicate")
+            key = str(message.id)
             self._tools.log.event(
                 "dedup.decision",
+                hop="process",
+                arm=self._tools.arm.name,
                 decision=decision,
-                reason=message.via or ("redelivery" if first == message.at else "producer_duplicate"),
-                **{"dedup.key": str(message.id), "message.id": str(message.id)},
+                reason=reason,
+                **{"dedup.key": key, "message.id": key, "original.message.id": key},
                 at=str(message.at),
                 first_seen=str(first),
                 first_seen_time=row["first_attempt"].isoformat(),
-                traceparent=message.traceparent,
+                **mark(message.at, decision, decision=decision, reason=reason),
             )
         for decision, amount in counts.items():
             if amount:

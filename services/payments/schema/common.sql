@@ -40,11 +40,12 @@ CREATE TABLE IF NOT EXISTS {schema}.dead_letters (
     headers       jsonb NOT NULL DEFAULT '[]', -- the original ones: [[name, base64 or null], ...]
     first_failure timestamptz NOT NULL DEFAULT clock_timestamp(),
     last_failure  timestamptz NOT NULL DEFAULT clock_timestamp(),
-    life          uuid NOT NULL,
+    life          uuid NOT NULL,               -- that parked it first
     xid           xid8 NOT NULL DEFAULT pg_current_xact_id(),
     at            timestamptz NOT NULL DEFAULT clock_timestamp(),
     PRIMARY KEY (topic, partition, "offset")
 );
+CREATE INDEX IF NOT EXISTS dead_letters_parked ON {schema}.dead_letters (letter) WHERE state = 'parked';
 
 -- What people did with letters, and that they came back: who, when, why. Never changed.
 CREATE TABLE IF NOT EXISTS {schema}.letter_log (
@@ -53,5 +54,7 @@ CREATE TABLE IF NOT EXISTS {schema}.letter_log (
     action text NOT NULL CHECK (action IN ('redriven', 'discarded', 'returned')),
     actor  text NOT NULL,
     why    text NOT NULL,
+    life   uuid,                               -- of the process that parked it again
     at     timestamptz NOT NULL DEFAULT clock_timestamp()
 );
+ALTER TABLE {schema}.letter_log ADD COLUMN IF NOT EXISTS life uuid;  -- of a lab that is older than the column
