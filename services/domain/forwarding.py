@@ -43,6 +43,8 @@ def forwarding_of(headers: RawHeaders, at: Coordinates) -> Forwarding:
 
     Raises Undecodable with reason `invalid` when they are there and cannot be read.
     """
+    if ORIGIN not in dict(headers):  # the usual case, once a record
+        return Forwarding(origin=at)
     fields = {name: data.decode("utf-8", "replace") for name, data in headers if name in _OURS and data is not None}
     if ORIGIN not in fields:
         return Forwarding(origin=at)

@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Final
 from uuid import UUID
 
@@ -42,6 +43,17 @@ KINDS: Final = (ORDERS, REFUNDS)
 KIND_OF_TYPE: Final = {kind.type: kind for kind in KINDS}
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Payload]]] = {
     kind.type: msgspec.json.Decoder(kind.payload) for kind in KINDS
+}
+
+# What is the same in every record of a kind: made once, because headers are most of what a record costs to send.
+_FIXED_HEADERS: Final = {
+    kind.type: (
+        ("ce_specversion", b"1.0"),
+        ("ce_type", kind.type.encode()),
+        ("ce_source", kind.source.encode()),
+        ("content-type", b"application/json"),
+    )
+    for kind in KINDS
 }
 
 EFFECTS_HEADER: Final = "lab-effects"  # on requests and records: which effects this message wants
@@ -102,29 +114,30 @@ def record_headers(
     extra: Iterable[tuple[str, str]] = (),
 ) -> list[tuple[str, bytes]]:
     """Headers of the record of an outbox row; `extra` holds trace context, effects and run."""
-    headers = [
-        ("ce_specversion", b"1.0"),
+    return [
+        *_FIXED_HEADERS[kind.type],
         ("ce_id", str(message_id).encode()),
-        ("ce_type", kind.type.encode()),
-        ("ce_source", kind.source.encode()),
         ("ce_time", time.astimezone(UTC).isoformat().encode()),
-        ("content-type", b"application/json"),
+        *[(name, value.encode()) for name, value in extra],
     ]
-    headers += [(name, value.encode()) for name, value in extra]
-    return headers
 
 
 def message_id_of(headers: RawHeaders) -> UUID | None:
     """The message id that the headers carry, if they carry one at all (an auditor's view: no more is judged)."""
     for name, value in headers:
         if name == "ce_id" and value is not None:
-            try:
-                return UUID(value.decode())
-            except ValueError:
-                return None
+            return _id_of(value)
     return None
 
 
+def _id_of(text: bytes) -> UUID | None:
+    try:
+        return msgspec.convert(text.decode(), UUID)  # less than half the time that UUID() takes
+    except (ValueError, msgspec.ValidationError):
+        return None
+
+
+@lru_cache(maxsize=64)  # once a record, and there are few runs at a time
 def parse_run(text: str) -> str:
     """Check a run id, the value of the `lab-run` header. Raises ValueError that says what would do."""
     if not RUN_PATTERN.fullmatch(text):
@@ -140,7 +153,7 @@ def decode(
     Raises Undecodable with reason `no_message_id`, `unknown_type`, `undecodable` or `invalid`.
     """
     fields = {name: data for name, data in reversed(headers) if data is not None}  # the first of a name counts
-    message_id = message_id_of([("ce_id", fields.get("ce_id", b""))])
+    message_id = _id_of(fields.get("ce_id", b""))
     if message_id is None:
         raise Undecodable("no_message_id", f"ce_id is {fields.get('ce_id', b'')[:80]!r}")
     type_ = _text(fields, "ce_type")
