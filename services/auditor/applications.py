@@ -2,11 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Protocol
 
+import msgspec
+
+from services.auditor.facts import against_records
 from services.auditor.history import Applied, Key, Published, origin_of
-from services.auditor.stores import Stores, reaching
+from services.auditor.stores import Application, Stores, reaching
 from services.broker.reader import Offsets, bounds, records_between
 from services.domain.arms import ConsumerArm
 from services.domain.messages import RUN_HEADER, Coordinates
@@ -22,33 +25,60 @@ class Applications(Protocol):
         """Newer counts of these messages."""
 
 
-def applications(
-    stores: Stores, arm: ConsumerArm, effect: str, published: Published, known: Collection[Key]
-) -> Applications:
-    """The reader of an arm's effect. `known`: whom an effect that names no run may belong to."""
+class Known(msgspec.Struct, frozen=True):
+    """What the reading of effects needs to know from before."""
+
+    published: Published
+    messages: Collection[Key]  # whom an effect that names no run may belong to
+    lives: Mapping[str, str]  # whose process a life is of
+
+
+def applications(stores: Stores, arm: ConsumerArm, effect: str, known: Known) -> Applications:
+    """The reader of an arm's effect."""
     if effect == "output":
-        return _InTopic(stores, arm, published)
-    return _InStore(stores, arm, effect, published, known)
+        return _InTopic(stores, arm, known.published)
+    return _InStore(stores, arm, effect, known)
+
+
+def wrong(arm: str, effect: str, known: Known, found: Application) -> str:
+    """What is wrong with an application; nothing of one of a message that is not known."""
+    if fields := against_records(effect, known.published.facts[found.key], found.facts):
+        return f"not as its record asked: {fields}"
+    return made_by_another(arm, known.lives, found.life)
+
+
+def made_by_another(arm: str, lives: Mapping[str, str], life: str) -> str:
+    """Says whose process it was, if it was another arm's."""
+    owner = lives.get(life, arm)
+    return f"made by a process of the arm {owner}" if owner != arm else ""
 
 
 class _InStore:
-    def __init__(
-        self, stores: Stores, arm: ConsumerArm, effect: str, published: Published, known: Collection[Key]
-    ) -> None:
+    def __init__(self, stores: Stores, arm: ConsumerArm, effect: str, known: Known) -> None:
         self._stores, self._arm, self._effect, self._known = stores, arm, effect, known
-        self._several = published.copies.repeated() if arm.per_record else ()
+        self._several = known.published.copies.repeated() if arm.per_record else ()
 
     async def read(self) -> Applied:
-        of = await self._stores.applications(self._arm, self._effect, self._known)
-        detailed = await self._records(self._several)
-        return Applied(of, Counter(at for _, at in detailed))
+        known = self._known.messages
+        return await self._take(
+            found
+            async for found in self._stores.applications(self._arm, self._effect)
+            if found.ours or found.key in known
+        )
 
     async def look_again(self, first: Applied, keys: Collection[Key]) -> Applied:
-        found = await self._records(keys)
-        return Applied(Counter(key for key, _ in found), Counter(at for key, at in found if key in self._several))
+        return await self._take(self._stores.applications_among(self._arm, self._effect, keys))
 
-    async def _records(self, keys: Collection[Key]) -> list[tuple[Key, Coordinates]]:
-        return await self._stores.applications_among(self._arm, self._effect, keys) if keys else []
+    async def _take(self, stream: AsyncIterator[Application]) -> Applied:
+        taken = Applied({}, {}, {})
+        async for found in stream:
+            if why := wrong(self._arm.name, self._effect, self._known, found):
+                taken.wrong.setdefault(found.key, why)
+                continue
+            taken.of[found.key] = taken.of.get(found.key, 0) + 1
+            if found.key in self._several:
+                taken.at[found.at] = taken.at.get(found.at, 0) + 1
+        return taken
 
 
 class _InTopic:

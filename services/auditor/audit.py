@@ -7,22 +7,31 @@ read first and last, and what still seems lost is looked for again in all places
 
 import asyncio
 import time
+from collections import ChainMap
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
-from services.auditor.applications import applications
+from services.auditor.applications import Known, applications
 from services.auditor.evidence import Case, Describe, causes_of, evidence_of, left_out, name_of, rows_of, trace_id
+from services.auditor.explaining import explain
 from services.auditor.history import Key, ProcessLook, Published, PublishLook, key_of
 from services.auditor.holding import Start, begin, finish
-from services.auditor.judge import judge_accept, judge_process, judge_publish, seem_lost
+from services.auditor.judge import (
+    judge_accept,
+    judge_process,
+    judge_publish,
+    letter_vanished,
+    seem_lost,
+    without_a_line,
+)
 from services.auditor.ledger import ClientLedger
 from services.auditor.stores import Stores, Unreachable, reaching
 from services.broker.reader import Bounds, Offsets, TopicReader, bounds
 from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS, ConsumerArm, PublisherArm
 from services.domain.audit import AuditDocument, AuditRow, Evidence
-from services.domain.messages import Coordinates
+from services.domain.messages import Coordinates, Kind
 from services.settings import Settings
 
 __all__ = ["Unreachable", "audit"]
@@ -58,7 +67,7 @@ class _Audit:
         self._publishers = publishers
         self._say = say
         self._kafka = stores.settings.kafka
-        self._ids: dict[str, set[Key]] = {}  # by database: messages with an intent
+        self._promised: dict[str, dict[Key, bytes]] = {}  # by database: messages with an intent, and what it says
         self._truncated: set[str] = set()
         self._out_of_scope = 0
         self._undecodable = 0
@@ -68,10 +77,11 @@ class _Audit:
         accept = await self._accept()
         starts = [await begin(self._stores, arm) for arm in arms]
         first, limits = await self._look(_DEFAULT, {})
+        lives = await self._stores.lives(arms)
         process = [
             case
             for arm, start in zip(arms, starts, strict=True)
-            for case in await self._process(arm, first.published, start)
+            for case in await self._process(arm, first.published, start, lives)
         ]
         second, _ = await self._look(_DEFAULT, limits.ends)
         newer = second.published.places()
@@ -88,6 +98,8 @@ class _Audit:
             case.judgement.settle()
         rows, evidence = rows_of(cases), list(evidence_of(cases))
         await self._trace(evidence)
+        self._say("why")
+        await explain(self._stores, self._client, evidence, arms, self._publishers)
         return AuditDocument(
             at=at,
             closes=not any(row.unexplained for row in rows),
@@ -111,13 +123,17 @@ class _Audit:
             for kind in arm.kinds:
                 self._say(f"the intents of {arm.producer(kind)}")
                 intents, answers = await self._stores.intents(arm, kind), self._client.answers(arm, kind)
-                self._ids[arm.database(kind)] = intents.ids
-                judgement = judge_accept(AuditRow(hop="accept", arm=arm.name, effect="intent"), answers, intents)
-                judged.append((answers, intents.by_key, judgement))
+                self._promised[arm.database(kind)] = intents.promised
+                unasked = without_a_line(answers, intents, self._client.runs)
+                row = AuditRow(hop="accept", arm=arm.name, effect="intent")
+                judged.append((answers, intents.by_key, judge_accept(row, answers, intents, unasked)))
         await self._read_ledger()
         for answers, made, judgement in judged:
-            judgement.excuse({key for key in judgement.unexpected if answers.outcome(key) != "refused"})
-            self._out_of_scope += sum(len(made[key]) for key in made.keys() - answers.keys())
+            judgement.forgive(answers.keys())
+            refused = judgement.unexpected - judgement.wrong.keys()
+            judgement.excuse([key for key in refused if answers.outcome(key) != "refused"])
+            unknown = made.keys() - answers.keys() - judgement.wrong.keys()
+            self._out_of_scope += sum(len(made[key]) for key in unknown)
         return [
             Case(judgement, _of_key({key: made[key] for key in judgement.applied})) for _, made, judgement in judged
         ]
@@ -138,13 +154,13 @@ class _Audit:
         outbox = await self._stores.outbox(arm)
         with reaching("Kafka"):
             limits = await asyncio.to_thread(bounds, self._kafka, [arm.topic(kind) for kind in arm.kinds])
-            published = await self._topics(starts, limits.ends)
+            published = await self._topics(arm, starts, limits.ends)
         self._truncated.update(f"{topic}/{number}" for (topic, number), offset in limits.firsts.items() if offset > 0)
         self._undecodable += published.undecodable
         return PublishLook(outbox, published), limits
 
-    async def _topics(self, starts: Offsets, ends: Offsets) -> Published:
-        published = Published(self._stores.run)
+    async def _topics(self, arm: PublisherArm, starts: Offsets, ends: Offsets) -> Published:
+        published = Published(self._stores.run, ChainMap(*(self._promised_of(arm, kind) for kind in arm.kinds)))
         many, seen = sum(end - starts.get(partition, 0) for partition, end in ends.items()), 0
         if not many:
             return published
@@ -152,21 +168,23 @@ class _Audit:
         try:
             while records := await asyncio.to_thread(reader.read):
                 for record in records:
-                    published.add(record.at, record.headers)
+                    published.add(record.at, record.headers, record.value)
                 seen += len(records)
                 self._say(f"the topics, {seen} of {many} records")
         finally:
             await asyncio.to_thread(reader.close)
         return published
 
-    async def _process(self, arm: ConsumerArm, published: Published, start: Start) -> list[Case]:
+    async def _process(
+        self, arm: ConsumerArm, published: Published, start: Start, lives: Mapping[str, str]
+    ) -> list[Case]:  # fmt: skip
         """What the arm holds, then what it did; and both again for what was seen in neither."""
         self._say(f"the arm {arm.name}")
-        holdings, known = await finish(self._stores, arm, start), self._known(published)
+        holdings, known = await finish(self._stores, arm, start), Known(published, self._known(published), lives)
         cases = []
         for effect in arm.effects:
             self._say(f"the arm {arm.name}, {effect}")
-            reader = applications(self._stores, arm, effect, published, known)
+            reader = applications(self._stores, arm, effect, known)
             first = second = ProcessLook(holdings, await reader.read())
             suspects = seem_lost(effect, arm, published, first)
             if suspects:
@@ -181,12 +199,15 @@ class _Audit:
         """Whom an effect that names no run may belong to, when only one run is audited."""
         if self._stores.run is None:
             return ()
-        return set(published.copies.keys()).union(*self._ids.values())
+        return set(published.copies.keys()).union(*self._promised.values())
+
+    def _promised_of(self, arm: PublisherArm, kind: Kind) -> dict[Key, bytes]:
+        return self._promised.get(arm.database(kind), {})
 
     async def _published(self, arm: PublisherArm, looks: tuple[PublishLook, PublishLook]) -> list[Case]:
         cases = []
         for kind in arm.kinds:
-            topic, ids = arm.topic(kind), self._ids[arm.database(kind)]
+            topic, ids = arm.topic(kind), self._promised_of(arm, kind).keys()
             gone = any(partition.startswith(f"{topic}/") for partition in self._truncated)
             row = AuditRow(hop="publish", arm=arm.name, effect="publication")
             judgement = judge_publish(row, topic, ids, looks, truncated=gone)
@@ -228,6 +249,7 @@ def _of_process(published: Published, look: ProcessLook, effect: str) -> Describ
     def describe(key: Key) -> dict[str, Any]:
         copies = published.copies[key]
         reason = holdings.letter(key, copies) or (holdings.emails.get(key) if effect == "email" else None)
+        reason = reason or letter_vanished(holdings, copies) or None
         at = copies or ([key] if isinstance(key, Coordinates) else [])  # an output that names no record that we know
         return {"message_id": name_of(key), "at": [str(copy) for copy in at], "reason": reason}
 

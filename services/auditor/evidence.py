@@ -56,13 +56,16 @@ def evidence_of(cases: Collection[Case]) -> Iterator[Evidence]:
         for state, keys in case.judgement.listed.items():
             for key in keys[: LISTED_AT_MOST - given[row.name, state]]:
                 given[row.name, state] += 1
+                fields = dict(case.describe(key))
+                if state == "unexpected":
+                    fields["reason"] = case.judgement.wrong.get(key) or fields.get("reason")
                 yield Evidence(
                     hop=row.hop,
                     arm=row.arm,
                     effect=row.effect,
                     state=state,
                     applications=case.judgement.applied[key],
-                    **case.describe(key),
+                    **fields,
                 )
 
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Final, Generic, Literal, TypeVar
 from uuid import UUID
 
 import msgspec
 
+from services.auditor.facts import against_promise, of_record, promise
 from services.domain.effects import Effect, parse_effects
 from services.domain.forwarding import ORIGIN
 from services.domain.messages import EFFECTS_HEADER, INJECTED_HEADER, RUN_HEADER, Coordinates, Headers, message_id_of
@@ -61,26 +63,36 @@ class Multimap(Generic[K, V]):
 
 
 class Published:
-    """The records that were read from the topics, by message."""
+    """The records that were read from the topics, by message. `promised`: what the intents say of theirs."""
 
-    def __init__(self, run: str | None = None) -> None:
+    def __init__(self, run: str | None = None, promised: Mapping[Key, bytes] = MappingProxyType({})) -> None:
         self.run = run
         self.copies: Multimap[Key, Coordinates] = Multimap()
-        self.injected: set[Coordinates] = set()  # put there by a fault: no publisher arm owes or made them
+        self.facts: Multimap[Key, bytes] = Multimap()  # of the copies, in their order
+        self.wrong: dict[Key, tuple[Coordinates, str]] = {}  # a record that is not what its intent promised, and why
+        self._promised = promised
+        self._no_publication: set[Coordinates] = set()  # injected: no publisher arm owes or made them; and the wrong
         self.undecodable = 0  # records without a message id
         self._wanted: dict[str, set[Key]] = {}
 
-    def add(self, at: Coordinates, headers: Headers) -> None:
-        """Take in one record, if it is of the run."""
+    def add(self, at: Coordinates, headers: Headers, value: bytes | None = None) -> None:
+        """Take in one record, if it is of the run, or of an intent of the run."""
         fields = dict(headers)
-        if self.run is not None and fields.get(RUN_HEADER, b"").decode(errors="replace") != self.run:
-            return
+        run = fields.get(RUN_HEADER, b"").decode(errors="replace")
         message_id = message_id_of(headers)
-        self.undecodable += message_id is None
         key = at if message_id is None else message_id.bytes
+        promised = self._promised.get(key)
+        if promised is None and self.run not in (None, run):
+            return
+        self.undecodable += message_id is None
         self.copies.add(key, at)
+        record = of_record(value, fields.get("ce_type", b"").decode(errors="replace"), run)
+        self.facts.add(key, record)
         if INJECTED_HEADER in fields:
-            self.injected.add(at)
+            self._no_publication.add(at)
+        elif promised is not None and (what := against_promise(promised, record)):
+            self._no_publication.add(at)
+            self.wrong[key] = (at, f"another {what} than its intent")
         if message_id is None:
             return
         for effect in _wanted(fields.get(EFFECTS_HEADER, b"record")):
@@ -92,10 +104,10 @@ class Published:
         return self.copies.keys() if effect in ("record", "output") else self._wanted.get(effect, set())
 
     def count(self, key: Key, topic: str) -> int:
-        """How many copies of the message were published to the topic."""
+        """How many copies of the message were published to the topic, as it was promised."""
         copies = self.copies[key]
-        if self.injected:
-            copies = [at for at in copies if at not in self.injected]
+        if self._no_publication:
+            copies = [at for at in copies if at not in self._no_publication]
         return [at.topic for at in copies].count(topic)
 
     def places(self) -> dict[Coordinates, Key]:
@@ -150,12 +162,12 @@ class Intents:
     """The intents of one kind: message ids, and which of them each Idempotency-Key made."""
 
     def __init__(self) -> None:
-        self.ids: set[Key] = set()
+        self.promised: dict[Key, bytes] = {}  # what each says of its record
         self.by_key: Multimap[str, bytes] = Multimap()
 
-    def add(self, message_id: bytes, key: str) -> None:
-        """Take in one intent."""
-        self.ids.add(message_id)
+    def add(self, message_id: bytes, key: str, digest: bytes = b"", run: str = "") -> None:
+        """Take in one intent; `digest` is that of the record that it promises."""
+        self.promised[message_id] = promise(digest, run)
         self.by_key.add(key, message_id)
 
 
@@ -225,6 +237,7 @@ class Holdings(msgspec.Struct, frozen=True):
     letters: Letters = Letters()
     emails: Mapping[Key, str] = {}  # pending, claimed, uncertain, refused: rows that are not sent
     sent_on: Set[Coordinates] = frozenset()  # records that wait in a retry tier, for redelivery, or for the relay
+    vanished: Set[Coordinates] = frozenset()  # records with a dead letter on its topic and none in the table
 
     def ahead(self, copies: Sequence[Coordinates]) -> bool:
         """Whether a copy is still before the arm. A group without a commit starts at the log's start."""
@@ -255,6 +268,7 @@ class Applied(msgspec.Struct, frozen=True):
 
     of: dict[Key, int]
     at: dict[Coordinates, int] = {}  # by record, where a message has several and the arm promises per record
+    wrong: dict[Key, str] = {}  # applications that are not what a record asked for, and why; they are not in `of`
 
     def records(self, copies: Iterable[Coordinates]) -> int:
         """How many of the records were applied at all."""

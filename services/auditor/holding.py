@@ -33,17 +33,27 @@ async def finish(stores: Stores, arm: ConsumerArm, start: Start) -> Holdings:
     with reaching("Kafka"):
         offsets = await asyncio.to_thread(committed, stores.settings.kafka, arm.group)
         forwarded = await asyncio.to_thread(_sent_on, stores.settings.kafka, arm)
+        logged = await asyncio.to_thread(_dead_lettered, stores.settings.kafka, arm)
     letters = await stores.letters(arm)
     moving = {at for at, letter in letters.at.items() if letter.state == "redriven" and _was_parked(start, at)}
     for at, reason in start.redrives.refused.items():
         if at in letters.at and letters.at[at].state == "redriven":
             letters.at[at] = Letter("parked", reason)
-    return Holdings(offsets, letters, await stores.emails(arm), start.redrives.queued | moving | forwarded)
+    sent_on = start.redrives.queued | moving | forwarded
+    return Holdings(offsets, letters, await stores.emails(arm), sent_on, logged - letters.at.keys())
 
 
 def _was_parked(start: Start, at: Coordinates) -> bool:
     letter = start.letters.at.get(at)
     return letter is not None and letter.state == "parked"
+
+
+def _dead_lettered(kafka: str, arm: ConsumerArm) -> set[Coordinates]:
+    """The origins of the records on the arm's dead-letter topic, which is the log of what the table is the state of."""
+    if not arm.dead_letter_topic:
+        return set()
+    there = bounds(kafka, [arm.dead_letter_topic])
+    return {origin_of(record.headers) or record.at for record in records_between(kafka, there.firsts, there.ends)}
 
 
 def _sent_on(kafka: str, arm: ConsumerArm) -> set[Coordinates]:

@@ -5,13 +5,26 @@ stays unexplained instead of being called lost.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Set
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence, Set
 from itertools import chain
+from types import MappingProxyType
 from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from services.auditor.history import Answers, Intents, Key, LetterState, ProcessLook, Published, PublishLook
+from services.auditor.facts import run_of_promise
+from services.auditor.history import (
+    Answers,
+    Applied,
+    Holdings,
+    Intents,
+    Key,
+    LetterState,
+    Outcome,
+    ProcessLook,
+    Published,
+    PublishLook,
+)
 from services.domain.arms import ConsumerArm
 from services.domain.audit import LISTED, NOT_APPLIED, AuditRow, State
 from services.domain.messages import Coordinates
@@ -29,10 +42,18 @@ class Judgement(msgspec.Struct, Generic[K]):
     unexpected: set[K]
     applied: dict[K, int]  # of the listed and the unexpected
     causes: Counter[str]  # of those that are dead-lettered
+    wrong: dict[K, str] = {}  # unexpected though the message is known: something is not as it was asked for
 
     def excuse(self, known: Iterable[K]) -> None:
         """Take back what was unexpected only because it was newer than the first look."""
-        self.unexpected.difference_update(known)
+        self.unexpected.difference_update(key for key in known if key not in self.wrong)
+
+    def forgive(self, known: Collection[K]) -> None:
+        """Take back what was wrong only because it was newer than the first look."""
+        newer = [key for key in self.wrong if key in known]
+        for key in newer:
+            del self.wrong[key]
+        self.unexpected.difference_update(newer)
 
     def settle(self) -> None:
         """Count and list what is still unexpected."""
@@ -47,6 +68,7 @@ def judge(
     not_applied: Mapping[State, Callable[[K], bool]],
     *,
     unexpected: Iterable[K] = (),
+    wrong: Mapping[K, str] = MappingProxyType({}),
     allowed: Callable[[K], int] = lambda _: 1,
     short: Callable[[K], bool] = lambda _: False,
     cause: Callable[[K], str] = lambda _: "",
@@ -78,9 +100,9 @@ def judge(
     for state in ("applied_once", "duplicated", *NOT_APPLIED):
         setattr(row, state, counts[state])
     row.unexplained = row.expected - row.accounted()
-    ghosts = set(unexpected)
+    ghosts = {*unexpected, *wrong}
     applied = {key: applications(key) for key in chain(ghosts, *listed.values())}
-    return Judgement(row, listed, ghosts, applied, causes)
+    return Judgement(row, listed, ghosts, applied, causes, dict(wrong))
 
 
 def _first(queries: Iterable[tuple[State, Callable[[K], bool]]], key: K) -> State | None:
@@ -93,14 +115,20 @@ def _first(queries: Iterable[tuple[State, Callable[[K], bool]]], key: K) -> Stat
 def _applied(row: AuditRow, count: int, allowed: int) -> State:
     """Applications up to the allowed ones are one and what it inherits; those above are extra."""
     row.inherited += min(count, allowed) - 1
-    if count <= allowed:
-        return "applied_once"
-    row.extra_applications += count - allowed
-    return "duplicated"
+    above = extra(count, allowed)
+    row.extra_applications += above
+    return "duplicated" if above else "applied_once"
 
 
-def judge_accept(row: AuditRow, answers: Answers, intents: Intents) -> Judgement[str]:
-    """The hop accept of one kind: what the clients were told, against the intents."""
+def extra(count: int, allowed: int) -> int:
+    """How many applications are more than there may be."""
+    return max(0, count - allowed)
+
+
+def judge_accept(
+    row: AuditRow, answers: Answers, intents: Intents, uncalled: Mapping[str, str] = MappingProxyType({})
+) -> Judgement[str]:  # fmt: skip
+    """The hop accept of one kind: what the clients were told, against the intents; `uncalled`: nobody called for."""
     made, outcome, keys = intents.by_key, answers.outcome, answers.keys()
     return judge(
         row,
@@ -108,10 +136,29 @@ def judge_accept(row: AuditRow, answers: Answers, intents: Intents) -> Judgement
         lambda key: len(made[key]),
         {
             "uncertain": lambda key: outcome(key) == "unknown",
-            "lost": lambda key: outcome(key) == "acknowledged" and not made[key],
+            "lost": lambda key: acknowledged_and_absent(outcome(key), made[key]),
         },
-        unexpected=(key for key in keys & made.keys() if outcome(key) == "refused"),
+        unexpected=refused_and_made(answers, intents),
+        wrong=uncalled,
     )
+
+
+def acknowledged_and_absent(outcome: Outcome, made: Sequence[bytes]) -> bool:
+    """The client was told that there is an intent, and there is none."""
+    return outcome == "acknowledged" and not made
+
+
+def refused_and_made(answers: Answers, intents: Intents) -> Iterable[str]:
+    """The keys of which the client was told that nothing was done, and that have an intent."""
+    return (key for key in answers.keys() & intents.by_key.keys() if answers.outcome(key) == "refused")
+
+
+def without_a_line(answers: Answers, intents: Intents, runs: Set[bytes]) -> dict[str, str]:
+    """The keys of intents of a run that the client ledger knows, which are on no line of it. `runs`: their facts."""
+    made, promised = intents.by_key, intents.promised
+    unknown = made.keys() - answers.keys() if runs else ()
+    ours = (key for key in unknown if run_of_promise(promised[made[key][0]]) in runs)
+    return dict.fromkeys(ours, "on no line of the client ledger")
 
 
 def judge_publish(
@@ -137,11 +184,22 @@ def judge_publish(
             "waiting": lambda key: key in look(key).outbox.pending,
             "dead_lettered": lambda key: key in look(key).outbox.set_aside,
             "uncertain": lambda key: truncated and key in missing,
-            "lost": lambda key: not truncated and key in missing,
+            "lost": lambda key: not truncated and in_neither_place(key, missing),
         },
         cause=lambda key: look(key).outbox.set_aside[key],
-        unexpected=(key for key in first.published.copies.keys() - ids if first.published.count(key, topic)),
+        unexpected=without_intent(first.published, topic, ids),
+        wrong={key: why for key, (at, why) in first.published.wrong.items() if at.topic == topic},
     )
+
+
+def in_neither_place(key: Key, missing: Set[Key]) -> bool:
+    """Neither look saw it in the outbox or on the topic."""
+    return key in missing
+
+
+def without_intent(published: Published, topic: str, ids: Set[Key]) -> Iterable[Key]:
+    """The messages on the topic of which there is no intent."""
+    return (key for key in published.copies.keys() - ids if published.count(key, topic))
 
 
 def judge_process(
@@ -177,13 +235,30 @@ def judge_process(
             "dead_lettered": lettered,
             "discarded": lambda key: letter(key, "discarded") is not None,
             "uncertain": lambda key: email(key) is not None,
-            "lost": lambda key: email(key) is None and look(key).holdings.gone(key, copies[key]),
+            "lost": lambda key: email(key) is None and passed_and_gone(look(key).holdings, key, copies[key]),
         },
-        unexpected=first.applied.of.keys() - expected,
+        unexpected=unasked(first.applied, expected),
+        wrong=first.applied.wrong,
         allowed=lambda key: max(1, look(key).applied.records(copies[key])) if key in several else 1,
         short=lambda key: key in suspects and key in several and bool(_records_lost(second, copies[key])),
         cause=lambda key: letter(key) or email(key) or "",
     )
+
+
+def passed_and_gone(holdings: Holdings, key: Key, copies: Sequence[Coordinates]) -> bool:
+    """Every copy lies below the committed offset, and nothing holds it any more."""
+    return holdings.gone(key, copies)
+
+
+def unasked(applied: Applied, expected: Set[Key]) -> Iterable[Key]:
+    """The messages that were applied and that no record asked for."""
+    return applied.of.keys() - expected
+
+
+def letter_vanished(holdings: Holdings, copies: Iterable[Coordinates]) -> str:
+    """Says which dead letter is on its topic, which is the log, and no longer in the table, which is the state."""
+    gone = next((at for at in copies if at in holdings.vanished), None)
+    return f"its dead letter for {gone} lies on the dead-letter topic and is gone from the table" if gone else ""
 
 
 def seem_lost(effect: str, arm: ConsumerArm, published: Published, look: ProcessLook) -> set[Key]:

@@ -1,11 +1,13 @@
 """The client ledger: what the load saw, one JSON object a line, each call flushed before it was sent."""
 
-from collections.abc import Iterator
+import contextlib
+from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
+from services.auditor.facts import facts
 from services.auditor.history import Answers, Outcome
 from services.domain.arms import DEFAULT_PUBLISHER, PublisherArm
 from services.domain.messages import Kind
@@ -18,6 +20,22 @@ class _Line(msgspec.Struct):
     phase: Literal["call", "answer", "not_sent"]
     outcome: Outcome = "unknown"
     arm: str = DEFAULT_PUBLISHER  # the publisher arm that was called
+    at: float = 0.0
+
+
+class Tried(NamedTuple):
+    """What the ledger says of one key's attempts; Unix seconds."""
+
+    attempts: int
+    first: float
+    last: float
+    outcome: str  # of the last line: an outcome, or `unanswered`
+
+
+def _with(tried: Tried | None, line: _Line) -> Tried:
+    calls = (tried.attempts if tried else 0) + (line.phase == "call")
+    outcome = "unanswered" if line.phase == "call" else line.outcome
+    return Tried(calls, tried.first if tried else line.at, line.at, outcome)
 
 
 class ClientLedger:
@@ -31,11 +49,17 @@ class ClientLedger:
         self._misfits = 0
         self._cut = 0
         self._decode = msgspec.json.Decoder(_Line).decode
+        self._runs: set[str] = set()
 
     @property
     def skipped(self) -> int:
         """Lines that were not taken in: cut, or not of the ledger's form."""
         return self._misfits + self._cut
+
+    @property
+    def runs(self) -> set[bytes]:
+        """The facts of the runs that there are lines of."""
+        return {facts((run,)) for run in self._runs if run}
 
     def answers(self, arm: PublisherArm, kind: Kind) -> Answers:
         """What the clients of the arm were told about messages of the kind."""
@@ -47,6 +71,18 @@ class ClientLedger:
         for file in sorted(self._folder.glob("*.jsonl")):
             for line in self._whole_lines(file):
                 self._take(line)
+
+    def tried(self, keys: Collection[str], arm: str) -> dict[str, Tried]:
+        """The attempts at the arm under these keys: every file is read again, for a few keys."""
+        found: dict[str, Tried] = {}
+        for file in sorted(self._folder.glob("*.jsonl")) if keys else ():
+            with file.open("rb") as stream:
+                for text in stream:
+                    with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                        line = self._decode(text)
+                        if line.key in keys and line.arm == arm and self._run in (None, line.run):
+                            found[line.key] = _with(found.get(line.key), line)
+        return found
 
     def _whole_lines(self, file: Path) -> Iterator[bytes]:
         with file.open("rb") as stream:
@@ -66,6 +102,7 @@ class ClientLedger:
             return
         if self._run not in (None, line.run):
             return
+        self._runs.add(line.run)
         answers = self._answers.setdefault((line.arm, line.kind), Answers())
         if line.phase == "call":
             answers.called(line.key)

@@ -1,11 +1,34 @@
 -- The auditor's statements. Ids travel as their 16 bytes; {schema} is an arm's; a null run means all runs.
 
 -- intents: what was promised, and under which Idempotency-Key
-SELECT uuid_send(message_id) AS id, idempotency_key AS key FROM intents WHERE $1::text IS NULL OR run = $1;
+SELECT uuid_send(message_id) AS id, idempotency_key AS key, digest, run FROM intents
+WHERE $1::text IS NULL OR run = $1;
 
 -- intents_among: which of these ids have an intent, and the trace that made it
 SELECT uuid_send(message_id) AS id, traceparent FROM intents
 WHERE message_id = ANY ($1::uuid[]) AND ($2::text IS NULL OR run = $2);
+
+-- intents_made: when these intents were made, by the database's clock
+SELECT uuid_send(message_id) AS id, extract(epoch FROM created_at)::float8 AS made FROM intents
+WHERE message_id = ANY ($1::uuid[]);
+
+-- outbox_rows: where these messages lie in an outbox whose rows stay
+SELECT uuid_send(message_id) AS id, position FROM outbox WHERE message_id = ANY ($1::uuid[]);
+
+-- records_seen: when these messages were applied, for which record, by which process
+SELECT uuid_send(message_id) AS id, extract(epoch FROM at)::float8 AS at, topic, partition, "offset", life::text
+FROM {schema}.records WHERE status = 'applied' AND message_id = ANY ($1::uuid[]);
+
+-- calls_seen: when the provider applied an effect for these messages
+SELECT message_id AS id, extract(epoch FROM at)::float8 AS at, topic, partition, "offset", life FROM applications
+WHERE account = $1 AND effect = $2 AND message_id = ANY ($3::text[]);
+
+-- letters_seen: calls in vain of letters about these messages, and what the last one got
+SELECT uuid_send(message_id) AS id, attempts, detail FROM {schema}.dead_letters WHERE message_id = ANY ($1::uuid[]);
+
+-- emails_claimed: who took it on to send these
+SELECT uuid_send(message_id) AS id, extract(epoch FROM claimed_at)::float8 AS at, claimed_by::text AS life
+FROM {schema}.emails WHERE claimed_at IS NOT NULL AND message_id = ANY ($1::uuid[]);
 
 -- until_confirmed: what has not left; one statement, because a row that is set aside between two would be in neither
 SELECT uuid_send(message_id) AS id, NULL AS reason FROM outbox
@@ -38,16 +61,33 @@ SELECT to_regclass('{schema}.emails') IS NOT NULL AS there;
 SELECT uuid_send(message_id) AS id, state FROM {schema}.emails WHERE state <> 'sent';
 
 -- records: applications of the effect `record`
-SELECT uuid_send(message_id) AS id, $1::text IS NULL OR run = $1 AS ours FROM {schema}.records
-WHERE status = 'applied';
+SELECT uuid_send(message_id) AS id, $1::text IS NULL OR run = $1 AS ours, topic, partition, "offset", life::text,
+       amount_cents, currency, customer_id, business_id, type, run
+FROM {schema}.records WHERE status = 'applied';
 
--- records_among: every application of the effect `record` to these messages, and the record that it was for
-SELECT uuid_send(message_id) AS id, topic, partition, "offset" FROM {schema}.records
-WHERE status = 'applied' AND message_id = ANY ($1::uuid[]);
+-- records_among: every application of the effect `record` to these messages
+SELECT uuid_send(message_id) AS id, true AS ours, topic, partition, "offset", life::text,
+       amount_cents, currency, customer_id, business_id, type, run
+FROM {schema}.records WHERE status = 'applied' AND message_id = ANY ($1::uuid[]);
 
--- applications: of a charge or an email, in the provider's own store, which knows no runs
-SELECT message_id AS id, $1::text IS NULL AS ours FROM applications WHERE account = $2 AND effect = $3;
+-- lives_of_records: which process wrote how many records
+SELECT life::text, $1::text AS arm, count(*) AS many FROM {schema}.records GROUP BY life;
 
--- applications_among: every application of a charge or an email to these messages, and the record that it was for
-SELECT message_id AS id, topic, partition, "offset" FROM applications
-WHERE account = $1 AND effect = $2 AND message_id = ANY ($3::text[]);
+-- charges: applications in the provider's own store, which knows no runs
+SELECT message_id AS id, $1::text IS NULL AS ours, topic, partition, "offset", life, amount_cents, currency, customer_id
+FROM applications WHERE account = $2 AND effect = 'charge';
+
+-- charges_among: every charge of these messages
+SELECT message_id AS id, true AS ours, topic, partition, "offset", life, amount_cents, currency, customer_id
+FROM applications WHERE account = $1 AND effect = 'charge' AND message_id = ANY ($2::text[]);
+
+-- emails_sent: applications in the provider's own store
+SELECT message_id AS id, $1::text IS NULL AS ours, topic, partition, "offset", life, customer_id
+FROM applications WHERE account = $2 AND effect = 'email';
+
+-- emails_sent_among: every email about these messages
+SELECT message_id AS id, true AS ours, topic, partition, "offset", life, customer_id
+FROM applications WHERE account = $1 AND effect = 'email' AND message_id = ANY ($2::text[]);
+
+-- lives: which process made how many calls
+SELECT life, account AS arm, count(*) AS many FROM applications GROUP BY life, account;

@@ -1,17 +1,17 @@
 """The auditor's own readers of the databases: bounded chunks, read only, in forms that hold a million messages."""
 
 import asyncio
-from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
 import msgspec
 from confluent_kafka import KafkaException
 
+from services.auditor.facts import facts, owners
 from services.auditor.history import Intents, Key, Letter, Letters, Outbox, Redrives, coordinates_of, key_of
 from services.domain.arms import ConsumerArm, PublisherArm
 from services.domain.messages import Coordinates, Kind
@@ -19,6 +19,7 @@ from services.settings import Settings
 from services.storage.postgres import connect, statements
 
 _SQL: Final = statements(Path(__file__).parent / "statements.sql")
+_CALLS: Final = {"charge": "charges", "email": "emails_sent"}  # statements, by effect
 _CHUNK: Final = 10_000
 _WAIT_S: Final = 30.0  # for one chunk
 
@@ -49,6 +50,34 @@ def reaching(store: str) -> Iterator[None]:
         raise Unreachable(f"{store} cannot be read: {what}") from error
 
 
+class Seen(NamedTuple):
+    """One application, or one publication, with its time."""
+
+    at: float  # Unix seconds
+    where: Coordinates  # the record that it was for; of a publication its own place
+    life: str = ""
+
+
+class Application(NamedTuple):
+    """One application of an effect, as its store keeps it."""
+
+    key: Key
+    ours: bool  # it says itself that it is of the run
+    at: Coordinates  # the record that it was for
+    life: str
+    facts: bytes
+
+
+def _ids(messages: Iterable[Key]) -> list[UUID]:
+    return [UUID(bytes=key) for key in messages if isinstance(key, bytes)]
+
+
+def _application(row: Sequence[Any]) -> Application:
+    key, ours, topic, partition, offset, life, *kept = row
+    found = key if isinstance(key, bytes) else key_of(key)
+    return Application(found, ours, Coordinates(topic, partition, offset), life, facts(kept))
+
+
 class Stores(msgspec.Struct, frozen=True):
     """The databases, as they are seen by an audit of one run, or of all (None)."""
 
@@ -60,16 +89,13 @@ class Stores(msgspec.Struct, frozen=True):
         found = Intents()
         async for rows in self._producer(arm, kind, "intents", self.run):
             for row in rows:
-                found.add(row[0], row[1])
+                found.add(*row)
         return found
 
     async def traceparents(self, arm: PublisherArm, kind: Kind, messages: Iterable[Key]) -> dict[Key, str]:
         """Which of these messages have an intent of the kind by now, with the trace that made it."""
-        wanted = [UUID(bytes=key) for key in messages if isinstance(key, bytes)]
-        if not wanted:
-            return {}
-        chunks = self._producer(arm, kind, "intents_among", wanted, self.run)
-        return {row[0]: row[1] async for rows in chunks for row in rows}
+        wanted = _ids(messages)
+        return await self._pairs(self._producer(arm, kind, "intents_among", wanted, self.run)) if wanted else {}
 
     async def outbox(self, arm: PublisherArm) -> Outbox:
         """What has not left the arm's databases, of every run."""
@@ -102,37 +128,74 @@ class Stores(msgspec.Struct, frozen=True):
 
     async def emails(self, arm: ConsumerArm) -> dict[Key, str]:
         """The arm's emails that are rows and not sent; none for an arm that keeps no such rows."""
-        there = [row[0] async for rows in self._arm(arm, "has_emails") for row in rows]
-        if not all(there):
-            return {}
-        return {row[0]: row[1] async for rows in self._arm(arm, "emails") for row in rows}
+        return await self._pairs(self._arm(arm, "emails")) if await self._has_emails(arm) else {}
 
-    async def applications(self, arm: ConsumerArm, effect: str, known: Collection[Key]) -> Counter[Key]:
-        """How often the arm applied the effect, by message: to those that are known, or that say the run themselves."""
-        found: Counter[Key] = Counter()
+    async def _has_emails(self, arm: ConsumerArm) -> bool:
+        return all([row[0] async for rows in self._arm(arm, "has_emails") for row in rows])
+
+    async def applications(self, arm: ConsumerArm, effect: str) -> AsyncIterator[Application]:
+        """Every application of the effect by the arm."""
         if effect == "record":
-            async for rows in self._arm(arm, "records", self.run):
-                found.update(row[0] for row in rows if row[1] or row[0] in known)
-            return found
-        async for rows in self._provider("applications", self.run, arm.name, effect):
-            keys = ((key_of(row[0]), row[1]) for row in rows)
-            found.update(key for key, ours in keys if ours or key in known)
-        return found
+            found = self._arm(arm, "records", self.run)
+        else:
+            found = self._provider(_CALLS[effect], self.run, arm.name)
+        async for rows in found:
+            for row in rows:
+                yield _application(row)
 
     async def applications_among(
         self, arm: ConsumerArm, effect: str, messages: Iterable[Key]
-    ) -> list[tuple[Key, Coordinates]]:
-        """Every application of the effect to these messages, with the record that it was for."""
-        wanted = [UUID(bytes=key) for key in messages if isinstance(key, bytes)]
-        found: list[tuple[Key, Coordinates]] = []
+    ) -> AsyncIterator[Application]:  # fmt: skip
+        """Every application of the effect to these messages."""
+        wanted = _ids(messages)
         if effect == "record":
-            async for rows in self._arm(arm, "records_among", wanted):
-                found += [(row[0], Coordinates(*row[1:])) for row in rows]
-            return found
-        names = [str(message_id) for message_id in wanted]
-        async for rows in self._provider("applications_among", arm.name, effect, names):
-            found += [(key_of(row[0]), Coordinates(*row[1:])) for row in rows]
+            found = self._arm(arm, "records_among", wanted)
+        else:
+            found = self._provider(f"{_CALLS[effect]}_among", arm.name, [str(message_id) for message_id in wanted])
+        async for rows in found:
+            for row in rows:
+                yield _application(row)
+
+    async def made(self, arm: PublisherArm, kind: Kind, messages: Iterable[Key]) -> dict[Key, float]:
+        """When these intents were made."""
+        return await self._pairs(self._producer(arm, kind, "intents_made", _ids(messages)))
+
+    async def positions(self, arm: PublisherArm, kind: Kind, messages: Iterable[Key]) -> dict[Key, int]:
+        """Which of these messages lie in the arm's outbox."""
+        return await self._pairs(self._producer(arm, kind, "outbox_rows", _ids(messages)))
+
+    async def seen(self, arm: ConsumerArm, effect: str, messages: Iterable[Key]) -> dict[Key, list[Seen]]:
+        """When the effect was applied to these messages, and by whom."""
+        if effect == "record":
+            chunks = self._arm(arm, "records_seen", _ids(messages))
+        else:
+            chunks = self._provider("calls_seen", arm.name, effect, [str(message_id) for message_id in _ids(messages)])
+        found: dict[Key, list[Seen]] = {}
+        async for rows in chunks:
+            for key, at, topic, partition, offset, life in rows:
+                seen = Seen(at, Coordinates(topic, partition, offset), life)
+                found.setdefault(key if isinstance(key, bytes) else key_of(key), []).append(seen)
         return found
+
+    async def tried(self, arm: ConsumerArm, messages: Iterable[Key]) -> dict[Key, tuple[int, str]]:
+        """Of letters about these messages: calls in vain, and what the last one got."""
+        return await self._pairs(self._arm(arm, "letters_seen", _ids(messages)))
+
+    async def claimed(self, arm: ConsumerArm, messages: Iterable[Key]) -> dict[Key, tuple[float, str]]:
+        """When and by which life the emails of these messages were claimed."""
+        wanted = _ids(messages)
+        return await self._pairs(self._arm(arm, "emails_claimed", wanted)) if await self._has_emails(arm) else {}
+
+    async def _pairs(self, chunks: AsyncIterator[Sequence[Any]]) -> dict[Key, Any]:
+        """By the first column: the second, or the others together."""
+        return {row[0]: row[1] if len(row) == 2 else tuple(row[1:]) async for rows in chunks for row in rows}
+
+    async def lives(self, arms: Iterable[ConsumerArm]) -> dict[str, str]:
+        """By life the arm whose process it is."""
+        of_arms = [rows async for rows in self._provider("lives")]
+        for arm in arms:
+            of_arms += [rows async for rows in self._arm(arm, "lives_of_records", arm.name)]
+        return owners(row for rows in of_arms for row in rows)
 
     def _provider(self, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
         return _chunks(self.settings.ledger, "provider", _SQL[statement], *arguments)

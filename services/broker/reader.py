@@ -27,10 +27,12 @@ _CLIENT: Final = {"log_level": 0, "error_cb": lambda _: None}  # errors reach th
 
 
 class Record(msgspec.Struct, frozen=True):
-    """What a topic says of a record, its value left out."""
+    """What a topic says of a record."""
 
     at: Coordinates
     headers: Headers  # those that have a value
+    value: bytes | None = None
+    time: float = 0.0  # Unix seconds: when it was produced
 
 
 class Bounds(msgspec.Struct, frozen=True):
@@ -85,6 +87,25 @@ def records_between(bootstrap: str, starts: Offsets, ends: Offsets, *, stable: b
             yield from records
     finally:
         reader.close()
+
+
+def records_at(bootstrap: str, places: Iterable[Coordinates]) -> dict[Coordinates, Record]:
+    """The records that lie there, as far as they are still there. Blocks; for a few hundred at most.
+
+    Raises KafkaException when the broker does not answer within 10 s.
+    """
+    found: dict[Coordinates, Record] = {}
+    waiting: dict[Partition, list[int]] = {}
+    for at in sorted(set(places), reverse=True):
+        waiting.setdefault((at.topic, at.partition), []).append(at.offset)
+    limits = bounds(bootstrap, {topic for topic, _ in waiting}) if waiting else Bounds({}, {})
+    while waiting:
+        starts = {partition: offsets.pop() for partition, offsets in waiting.items()}
+        waiting = {partition: offsets for partition, offsets in waiting.items() if offsets}
+        there = {p: at for p, at in starts.items() if limits.firsts.get(p, 0) <= at < limits.ends.get(p, 0)}
+        ends = {partition: at + 1 for partition, at in there.items()}
+        found |= {record.at: record for record in records_between(bootstrap, there, ends)}
+    return found
 
 
 class TopicReader:
@@ -143,7 +164,7 @@ class TopicReader:
         if offset >= end:
             return None
         headers = [(name, value) for name, value in message.headers() or () if value is not None]
-        return Record(Coordinates(*partition, offset), headers)
+        return Record(Coordinates(*partition, offset), headers, message.value(), message.timestamp()[1] / 1000)
 
     def _finish(self, partition: Partition) -> None:
         if self._ends.pop(partition, None) is not None:

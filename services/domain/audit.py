@@ -61,6 +61,15 @@ class AuditRow(msgspec.Struct, kw_only=True):
 COUNTS: Final = tuple(field for field in AuditRow.__struct_fields__ if field not in {"hop", "arm", "effect"})
 
 
+class Window(msgspec.Struct, frozen=True):
+    """A fault that overlaps a message's life; Unix seconds, `ended` is None while it lasts."""
+
+    fault: str
+    target: str
+    started: float
+    ended: float | None
+
+
 class Evidence(msgspec.Struct, kw_only=True):
     """One message in one of the states that people ask about."""
 
@@ -73,7 +82,11 @@ class Evidence(msgspec.Struct, kw_only=True):
     applications: int
     trace_id: str | None = None
     key: str | None = None  # Idempotency-Key, on the hop accept
-    reason: str | None = None  # why it was set aside or dead-lettered, or what an uncertain email was last seen as
+    reason: str | None = None  # what the checkers say: a cause, a state, a difference
+    last_seen: str | None = None  # the place and the time of the last trace that it left
+    attempts: int | None = None  # calls of the client on the hop accept; of the provider, in vain, on the hop process
+    faults: list[Window] = []  # whose windows overlap its life on this hop
+    why: str | None = None  # in one line, from what was written down; null: nothing says it
 
 
 class AuditDocument(msgspec.Struct, kw_only=True):

@@ -22,7 +22,7 @@ from services.broker.topics import Topic, topics_of
 from services.domain.arms import PUBLISHER_ARMS, ConsumerArm, Promise, PublisherArm
 from services.domain.audit import AuditDocument, AuditRow, Evidence
 from services.domain.effects import EFFECTS
-from services.domain.messages import KINDS, ORDERS, Coordinates, Kind, record_headers
+from services.domain.messages import KINDS, ORDERS, Coordinates, Kind, digest, message_id_of, record_headers
 from services.settings import Settings
 from services.storage.postgres import connect
 
@@ -31,7 +31,7 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 ACCEPT = SCHEMA.parents[1] / "accept"
 INTENT = """INSERT INTO intents (message_id, business_id, customer_id, amount_cents, currency, effects, run,
                                  idempotency_key, digest, traceparent)
-            VALUES ($1, $2, 'c', 100, 'EUR', '{record}', $3, $2, '', $4)"""
+            VALUES ($1, $2, 'c', 100, 'EUR', '{record}', $3, $2, $4, $5)"""
 ENQUEUE = "INSERT INTO outbox (message_id, shard, key, type, payload, headers) VALUES ($1, 0, 'c', 't', '', '{}')"
 # how each kind of outbox says that all of its rows by now have left
 CONFIRM = {
@@ -49,6 +49,13 @@ class Message(msgspec.Struct, frozen=True):
     kind: Kind
     business_id: str
     at: Coordinates
+
+
+def value_of(message_id: UUID, kind: Kind) -> bytes:
+    """The payload of a message."""
+    reason = {"reason": "damaged"} if kind is not ORDERS else {}
+    order = {"order_id": f"b-{message_id.hex}", "customer_id": "c", "amount_cents": 100, "currency": "EUR"}
+    return msgspec.json.encode({**order, **reason})
 
 
 class World:
@@ -99,10 +106,12 @@ class World:
 
     async def seed(self, kind: Kind, *, publish: bool = True, apply: bool = True) -> Message:
         """One message, from its call to its effects."""
-        message_id, business_id = uuid4(), f"b-{uuid4().hex}"
+        message_id = uuid4()
+        business_id = f"b-{message_id.hex}"
         self.write_ledger({"phase": "call"}, business_id, kind)
         traceparent = f"00-{TRACE}-b7ad6b7169203331-01"
-        await self.databases[kind.name].execute(INTENT, message_id, business_id, self.run, traceparent)
+        promised = digest(kind.type, value_of(message_id, kind))
+        await self.databases[kind.name].execute(INTENT, message_id, business_id, self.run, promised, traceparent)
         self.write_ledger({"phase": "answer", "outcome": "acknowledged", "status": 201}, business_id, kind)
         at = self.publish(message_id, kind) if publish else Coordinates(kind.topic, 0, -1)
         message = Message(message_id, kind, business_id, at)
@@ -133,10 +142,9 @@ class World:
             assert error is None
             at.append(Coordinates(record.topic(), record.partition(), record.offset()))
 
-        reason = {"reason": "damaged"} if topic.startswith("refunds") else {}
-        value = {"order_id": uuid4().hex, "customer_id": "c", "amount_cents": 100, "currency": "EUR", **reason}
-        data = msgspec.json.encode(value)
-        self._producer.produce(topic, data, b"c", headers=list(headers), on_delivery=delivered)
+        kind = KINDS[topic.startswith("refunds")]
+        value = value_of(message_id_of(headers) or uuid4(), kind)
+        self._producer.produce(topic, value, b"c", headers=list(headers), on_delivery=delivered)
         self._producer.flush(10)
         return at[0]
 
@@ -151,13 +159,14 @@ class World:
             await self.payments(
                 """INSERT INTO {schema}.records (message_id, run, type, business_id, customer_id, amount_cents,
                                                  currency, topic, partition, "offset", life)
-                   VALUES ($1, $2, 't', 'b', 'c', 100, 'EUR', $3, $4, $5, gen_random_uuid())""",
-                message.id, self.run, *where,
+                   VALUES ($1, $2, $6, $7, 'c', 100, 'EUR', $3, $4, $5, gen_random_uuid())""",
+                message.id, self.run, *where, message.kind.type, f"b-{message.id.hex}",
             )  # fmt: skip
             return
         await self.databases["provider"].execute(
-            """INSERT INTO applications (account, effect, message_id, customer_id, topic, partition, "offset", life)
-               VALUES ($1, $2, $3, 'c', $4, $5, $6, 'l')""",
+            """INSERT INTO applications (account, effect, message_id, customer_id, topic, partition, "offset", life,
+                                         amount_cents, currency)
+               VALUES ($1, $2, $3, 'c', $4, $5, $6, 'l', 100, 'EUR')""",
             self.arm.name, effect, str(message.id), *where,
         )  # fmt: skip
 
@@ -579,7 +588,9 @@ async def test_a_publisher_arm_is_judged_by_its_own_databases_and_topic(world: W
                 key = f"{world.run}-{name}"
                 for fields in ({"phase": "call"}, {"phase": "answer", "outcome": "acknowledged"}):
                     world.write_ledger({**fields, "arm": arm.name}, key, ORDERS)
-                await database.execute(INTENT, ids[name], key, world.run, f"00-{TRACE}-b7ad6b7169203331-01")
+                promised = digest(ORDERS.type, value_of(ids[name], ORDERS))
+                traceparent = f"00-{TRACE}-b7ad6b7169203331-01"
+                await database.execute(INTENT, ids[name], key, world.run, promised, traceparent)
                 if outbox != "none":
                     await database.execute(ENQUEUE, ids[name])
 
