@@ -43,7 +43,7 @@ def lane(name: str, bench: Bench) -> None:
     part, consumer = f"retry.{name}", CONSUMER_ARMS[name]
     bench.scale(part, 2)
     bench.all_ready()
-    bench.arm("provider.before_applying", f"error:http_500 p=0.2 arm={name}")
+    bench.arm("provider.before_applying", f"error:http_500 p=0.1 arm={name}")
     _freeze(bench, f"{part}#0", lambda: _committed(bench, consumer.lane_group, consumer.retry_topics))
 
 
@@ -123,7 +123,7 @@ def _proofs() -> Iterator[Proof]:
         if CONSUMER_ARMS[name].retries:
             yield Proof(
                 name=f"freeze.retry.{name}",
-                promise="The same with one of two retry lanes, while a fifth of the charges fail.",
+                promise="The same with one of two retry lanes, while a tenth of the calls fail.",
                 run=functools.partial(lane, name),
                 consumers=(name,),
             )
