@@ -16,7 +16,7 @@ app = typer.Typer(
 for command in (
     stack.up, stack.down, stack.status, stack.logs, stack.doctor, stack.env,
     load.load, load.drain, audit.audit, replay.replay, demo.demo,
-    scenario.run, scenario.scenarios, scenario.runs,
+    scenario.run, scenario.scenarios, scenario.runs, scenario.report,
     stack.kill, stack.freeze, stack.thaw, stack.restart, stack.scale,
 ):  # fmt: skip
     app.command()(command)

@@ -1,13 +1,16 @@
-"""`lab run | scenarios | runs`."""
+"""`lab run | scenarios | runs | report`."""
 
+import asyncio
 import os
 import secrets
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated, Any, Final
 
 import msgspec
 import typer
+from confluent_kafka import KafkaException
 from rich.markup import escape
 from rich.table import Table
 
@@ -16,14 +19,18 @@ from lab.output import Exit, answer_json, err, errors_as_sentences, fail, home, 
 from lab.stack import Json
 from lab.verdicts import COLOURS, show
 from loadtest import scenario as scenarios_
-from loadtest.kept import Played, kept
+from loadtest.kept import Played, kept, read_kept
 from loadtest.play import Player, fits
+from loadtest.report import MARKDOWN_FILE, write
 from loadtest.scenario import Scenario, ScenarioError
+from loadtest.timeline import Timeline, timeline
 from loadtest.totals import Snapshot
 from services.auditor.audit import Unreachable
+from services.settings import read_settings
 from services.stack import client, control
 from services.stack.home import Home
 from services.stack.launch import PASSED_ON
+from services.storage.postgres import AWAY
 
 _EXITS: Final = {"PASS": Exit.DONE, "FAIL": Exit.FAILED, "INCONCLUSIVE": Exit.NOT_UP}
 _LINE_EVERY_S: Final = 10.0  # where stderr is no terminal
@@ -69,11 +76,13 @@ def play(place: Home, scenario: Scenario, seed: int) -> Played:
                 plan = scenario.plan(player.run, seed)
                 say(f"{scenario.name}: {scenario.teaches}")
                 say(f"load: {plan.planned} requests in {plan.duration_s:g} s, run {player.run}, seed {seed}")
-                return player.play()
+                played = player.play()
     except Unreachable as error:
         fail(Exit.USAGE, f"{error}; see `lab status`")
     except KeyboardInterrupt:
         fail(Exit.INTERRUPTED, "interrupted again: nothing was audited; the lab is as it is, `lab down` ends it")
+    write_report(place, played)
+    return played
 
 
 def _make_ready(place: Home, scenario: Scenario, seed: int) -> None:
@@ -84,6 +93,33 @@ def _make_ready(place: Home, scenario: Scenario, seed: int) -> None:
         say(f"the lab does not fit the scenario ({why}): it is started anew, its data stays")
         control.down(place, say)
     control.up(place, faults=True, seed=seed, only=scenario.parts(), settings=scenario.environment, say=say)
+
+
+def write_report(place: Home, played: Played) -> Path:
+    """Write the report of a run; its pictures need the lab's stores. Returns the HTML file."""
+    settings = read_settings({**place.addresses(), "LAB_HOME": str(place.path)})
+    try:
+        pictures = asyncio.run(timeline(place.path, settings, played))
+    except (*AWAY, KafkaException, OSError, msgspec.DecodeError) as error:
+        why = f"the lab's stores cannot be read: {error or type(error).__name__}"
+        pictures = Timeline(played.began, 1.0, [], [], why)
+    return write(place.path, played, pictures)
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="A run of `lab runs`.")],
+    markdown_: Annotated[bool, typer.Option("--markdown", help="As Markdown on stdout, for a pull request.")] = False,
+) -> None:
+    """Say where the report of a run lies: one HTML file that needs no network. It is made anew when the lab is up."""
+    place = home()
+    played = read_kept(place.path, run)
+    if played is None:
+        known = ", ".join(p.run for p in kept(place.path)) or "none yet"
+        fail(Exit.USAGE, f"unknown run {run!r}; the runs are: {known}")
+    file = Path(played.report)
+    if place.read_state() is not None or not file.exists():
+        file = write_report(place, played)
+    out.print(file.with_name(MARKDOWN_FILE).read_text() if markdown_ else str(file), markup=False, soft_wrap=True)
 
 
 class _Progress:

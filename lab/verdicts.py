@@ -19,7 +19,7 @@ def show(played: Played) -> None:
     kills = sum(fault.fault == "kill" for fault in played.faults)
     out.print(
         f"\n[bold {COLOURS[played.verdict]}]{played.verdict}[/]  {played.scenario}, seed {played.seed}: "
-        f"{totals.acknowledged} of {totals.sent} requests acknowledged, {kills} processes killed, {closes}",
+        f"{totals.acknowledged} of {totals.sent} requests acknowledged, {kills} kills, {closes}",
         soft_wrap=True,
     )
     out.print(_table(played.rows))
@@ -31,7 +31,7 @@ def show(played: Played) -> None:
     for lesson in lessons(played):
         colour = {"expected": "yellow", "broken": "red", "kept": "green"}[lesson.kind]
         out.print(f"[{colour}]{escape(lesson.text)}[/]", soft_wrap=True)
-    out.print("[dim]✓ marks what is promised[/]")
+    out.print(f"[dim]✓ marks what is promised; the report: {escape(played.report)}[/]", soft_wrap=True)
 
 
 def _table(rows: list[Row]) -> Table:

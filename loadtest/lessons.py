@@ -1,17 +1,18 @@
 """What a run has shown, in plain words. Pure."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Literal
 
 import msgspec
 
 from loadtest.kept import Played, Row
-from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS
+from services.domain.arms import DEFAULT_PUBLISHER
 
 Kind = Literal["expected", "broken", "kept"]
-_WANTED: Final = ("lost", "duplicated", "unexpected")
 _WORDS: Final = {"lost": "LOST", "duplicated": "DOUBLED", "unexpected": "MADE UP"}
-_THING: Final = {
+_PROMISE: Final = {"lost": "no_loss", "duplicated": "no_duplicate"}
+_HELD: Final = {"no_loss": "lost nothing", "no_duplicate": "did nothing twice"}
+_THINGS: Final = {
     "record": "payments", "charge": "charges", "email": "emails", "output": "outputs", "publication": "orders",
     "intent": "orders",
 }  # fmt: skip
@@ -40,45 +41,49 @@ class Lesson(msgspec.Struct, frozen=True):
 
 def lessons(played: Played) -> list[Lesson]:
     """Broken promises first, then the damage that was expected, then what held."""
-    found = [lesson for arm in _arms(played.rows) for lesson in _of_arm(arm, played.rows)]
+    places = dict.fromkeys((row.hop, row.arm) for row in played.rows)
+    found = [lesson for place in places for lesson in _of_rows([r for r in played.rows if (r.hop, r.arm) == place])]
     order = ("broken", "expected", "kept")
     return sorted(found, key=lambda lesson: order.index(lesson.kind))
 
 
-def _arms(rows: Iterable[Row]) -> list[str]:
-    return list(dict.fromkeys(row.arm for row in rows))
+def _of_rows(rows: Sequence[Row]) -> Iterator[Lesson]:
+    """What is to be said of one arm on one hop."""
+    for state in _WORDS:
+        shown = [row for row in rows if getattr(row, state)]
+        if shown:
+            worst = max(shown, key=lambda row: (_breaks(row, state), getattr(row, state), row.effect == "charge"))
+            yield _damage(worst, state)
+    stuck = [row for row in rows if row.verdict == "FAIL" and row.waiting]
+    if stuck:
+        yield Lesson("broken", f"{stuck[0].arm} is STUCK: {stuck[0].waiting:,} {_things(stuck[0])} still wait")
+    passed = [row for row in rows if row.verdict == "PASS"]
+    if passed and all(row.verdict in ("PASS", None) for row in rows):
+        yield _kept(passed)
 
 
-def _of_arm(arm: str, rows: Iterable[Row]) -> Iterator[Lesson]:
-    own = [row for row in rows if row.arm == arm]
-    for state in _WANTED:
-        for row in _worst_first(own, state):
-            yield _damage(row, state)
-            break
-    if own and all(row.verdict in ("PASS", None) for row in own) and any(row.verdict == "PASS" for row in own):
-        yield from _kept(arm, own)
-
-
-def _worst_first(rows: Iterable[Row], state: str) -> list[Row]:
-    """The rows that show a state; where the money is, first."""
-    shown = [row for row in rows if getattr(row, state)]
-    return sorted(shown, key=lambda row: (row.verdict != "FAIL", -getattr(row, state), row.effect != "charge"))
+def _breaks(row: Row, state: str) -> bool:
+    return row.verdict == "FAIL" and _PROMISE.get(state, "no_loss") in row.promise
 
 
 def _damage(row: Row, state: str) -> Lesson:
-    count, what = getattr(row, state), _THING.get(row.effect, row.effect)
-    said = f"{row.arm} {_WORDS[state]} {count:,} {what if count > 1 else what.removesuffix('s')}"
-    if row.verdict == "FAIL":
-        return Lesson("broken", f"{said}: {row.why}. This breaks what it promises.")
+    count: int = getattr(row, state)
+    things = _things(row)
+    said = f"{row.arm} {_WORDS[state]} {count:,} {things if count > 1 else things.removesuffix('s')}"
+    if _breaks(row, state):
+        return Lesson("broken", f"{said}: that breaks what it promises")
     because = _BECAUSE.get((row.arm, state))
     return Lesson("expected", f"{said}, as expected" + (f": {because}" if because else ""))
 
 
-def _kept(arm: str, rows: Iterable[Row]) -> Iterator[Lesson]:
-    passed = [row for row in rows if row.verdict == "PASS"]
-    promises = {promise for row in passed for promise in row.promise}
-    words = [word for promise, word in (("no_loss", "lost nothing"), ("no_duplicate", "did nothing twice"))
-             if promise in promises]  # fmt: skip
-    hard = max((row.exercised for row in passed), key=len)
-    if arm in CONSUMER_ARMS or arm in PUBLISHER_ARMS:
-        yield Lesson("kept", f"{arm} {' and '.join(words)}, as promised ({hard})")
+def _things(row: Row) -> str:
+    return _THINGS.get(row.effect, row.effect)
+
+
+def _kept(rows: Sequence[Row]) -> Lesson:
+    row = max(rows, key=lambda row: len(row.exercised))
+    if row.hop == "accept":
+        return Lesson("kept", f"{row.arm}: every acknowledged request is one order ({row.exercised})")
+    promises = {promise for row in rows for promise in row.promise}
+    words = [_HELD[promise] for promise in _HELD if promise in promises]
+    return Lesson("kept", f"{row.arm} {' and '.join(words)}, as promised ({row.exercised})")

@@ -241,7 +241,7 @@ def worst(verdicts: Iterable[Verdict | None]) -> Verdict:
 
 
 def _words(counts: Mapping[str, int]) -> str:
-    return "; ".join(f"{count} {what}" for what, count in counts.items() if count)
+    return "; ".join(f"{what}: {count}" for what, count in counts.items() if count)
 
 
 def _broken(

@@ -148,7 +148,7 @@ def test_a_promise_whose_control_did_not_break_is_inconclusive(rows: tuple[Audit
 def test_a_pass_names_what_was_exercised_and_how_often() -> None:
     judgement = judge(row(), msgspec.structs.replace(CHANCES, due_again={"effectively_once": 7}))
     assert judgement.exercised == (
-        "9 applied ids met again; 2 kills in its gaps; 7 applied effects whose record was due again"
+        "applied ids met again: 9; kills in its gaps: 2; applied effects whose record was due again: 7"
     )
 
 
