@@ -8,7 +8,7 @@ COMPILE := -q --universal --python-version 3.11 --generate-hashes --no-emit-inde
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test check format up down lock clean proof soak docs storms
+.PHONY: help setup demo test check format up down lock clean proof soak crash docs storms
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,6 +32,9 @@ soak: setup ## 100 requests a second for ten minutes: the outbox stays empty, no
 
 storms: setup ## the long proofs that have not been seen to hold yet, one after another; docs/storms.md says what was seen
 	@$(BIN)/python -m loadtest.storms
+
+crash: setup ## every failpoint x every process killed, drained, audited (half an hour; goes on where it stopped)
+	@$(BIN)/python -m loadtest.crash
 
 test: check ## the whole suite, on real parts that it starts itself
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder

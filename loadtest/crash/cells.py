@@ -14,8 +14,8 @@ from services.domain.audit import AuditRow
 from services.domain.verdict import Control
 from services.failpoints.names import COMMANDS, FAILPOINTS, REDRIVE, REPLAY, arm_of
 
-KILLS: Final = ("kill nth=1 count=1", "kill nth=2 count=1", "kill nth=7 count=1", "kill p=0.02 count=3")
-AT_ONCE: Final = 4  # processes struck in one round: their starts are what two cores are busy with
+KILLS: Final = ("kill nth=1 count=1", "kill nth=2 count=1", "kill nth=7 count=1", "kill p=0.02 count=8")
+AT_ONCE: Final = 6  # processes struck in one round: their starts are what two cores are busy with
 REPLAYED_INTO: Final = "effectively_once"  # where redrives and replays go: what they add there is a second effect
 
 
@@ -90,9 +90,14 @@ class Cell(msgspec.Struct, frozen=True, kw_only=True):
         arm = arm_of(self.process)
         return (arm if arm in CONSUMER_ARMS or arm in PUBLISHER_ARMS else DEFAULT_PUBLISHER,)
 
+    @property
+    def tells(self) -> frozenset[tuple[str, str]]:
+        """The hops and arms whose rows are the cell's."""
+        return frozenset((hop, arm) for hop in self.hops for arm in self.arms)
+
     def rows(self, rows: Iterable[AuditRow]) -> list[AuditRow]:
         """The rows of an audit that are the cell's."""
-        return [row for row in rows if row.hop in self.hops and row.arm in self.arms]
+        return [row for row in rows if (row.hop, row.arm) in self.tells]
 
     @property
     def _consumes(self) -> bool:
@@ -185,17 +190,23 @@ class Round(msgspec.Struct, frozen=True):
         return frozenset(cause for cell in self.cells for cause in cell.needs.causes)
 
 
+def apart(one: Cell, other: Cell) -> bool:
+    """Whether two cells must not meet in a round: of one process, or told by the same rows where something must break.
+
+    Promises hold whoever is struck, but what broke must have been broken by the cell that says so.
+    """
+    told_together = bool(one.tells & other.tells)
+    return one.process == other.process or (told_together and bool(one.breaks or other.breaks))
+
+
 def rounds_of(cells: Sequence[Cell]) -> Iterator[Round]:
-    """The cells in few rounds. Two that tell by the same rows never meet: each stands for what it did itself."""
-    of_arm = Counter(arm for cell in cells for arm in cell.arms)
-    left = sorted(cells, key=lambda cell: -max(of_arm[arm] for arm in cell.arms))  # the longest row of cells first
+    """The cells in few rounds."""
+    of_arm = Counter(arm for cell in cells if cell.breaks for arm in cell.arms)
+    left = sorted(cells, key=lambda cell: -max(of_arm[arm] for arm in cell.arms))  # what needs most rounds comes first
     while left:
-        told: set[tuple[str, str]] = set()
         chosen: list[Cell] = []
         for cell in left:
-            by = {(hop, arm) for hop in cell.hops for arm in cell.arms}
-            if len(chosen) < AT_ONCE and not by & told:
-                told |= by
+            if len(chosen) < AT_ONCE and not any(apart(cell, other) for other in chosen):
                 chosen.append(cell)
         left = [cell for cell in left if cell not in chosen]
         yield Round(tuple(chosen))
@@ -227,3 +238,19 @@ SHORT: Final[Mapping[str, str]] = {
     "provider.before_applying": "provider",
     "provider.after_applying_before_answer": "provider",
 }
+
+
+def short_rounds() -> Iterator[Round]:
+    """First what strikes one arm, then what strikes all of them: the provider, and the commands."""
+    cells = [
+        msgspec.structs.replace(cell, actions=KILLS[:1], needs=_briefly(cell.needs))
+        for cell in CELLS
+        if SHORT[cell.failpoint] == cell.process and not cell.account
+    ]
+    yield Round(tuple(cell for cell in cells if len(cell.arms) == 1 and cell.process not in COMMANDS))
+    yield Round(tuple(cell for cell in cells if len(cell.arms) > 1 or cell.process in COMMANDS))
+
+
+def _briefly(needs: Provocation) -> Provocation:
+    """So that the drain need not wait for messages that failed again and again."""
+    return msgspec.structs.replace(needs, arms=tuple((name, f"{action} count=40") for name, action in needs.arms))

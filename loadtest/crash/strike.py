@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final
 
@@ -26,8 +27,8 @@ from services.stack.home import Home
 
 RATE: Final = 15.0  # requests a second, at every publisher arm
 LONGEST_LOAD_S: Final = 1800.0
-ACTION_S: Final = 60.0  # in which a place must be passed as often as its action asks for
-CHANCE_S: Final = 25.0  # how long an action by chance has
+ACTION_S: Final = 90.0  # in which a place must be passed as often as its action asks for
+CHANCE_S: Final = 30.0  # how long an action by chance has
 READY_S: Final = 90.0
 DRAIN_S: Final = 180.0
 LOOK_EVERY_S: Final = 0.25
@@ -99,6 +100,7 @@ class Command:
     def __init__(self, home: Home, name: str, id_: str) -> None:
         self._home, self._name, self._id = home, name, id_
         self._number = 1
+        self._began = datetime.now(UTC)
         self._process: subprocess.Popen[bytes] | None = None
 
     def turn(self) -> None:
@@ -124,7 +126,7 @@ class Command:
     def _words(self) -> list[str]:
         if self._name == REDRIVE:
             return ["dlq", "redrive", "--arm", REPLAYED_INTO, "--since", "10m", "--force", "--why", "crash matrix"]
-        window = ["--topic", ORDERS.topic, "--from", "10s", "--to", "now"]
+        window = ["--topic", ORDERS.topic, "--from", self._began.isoformat(), "--to", "now"]
         return ["replay", "--arm", REPLAYED_INTO, *window, "--id", f"{self._id}-{self._number}"]
 
 
