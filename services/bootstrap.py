@@ -9,6 +9,7 @@ from services.failpoints import Failpoints
 from services.settings import Settings, read_settings
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
+from services.telemetry.silence import SilentLog, SilentMetrics
 from services.telemetry.tracing import Tracer, make_tracer
 from services.telemetry.vitals import observe_vitals
 
@@ -31,10 +32,11 @@ def start_process() -> Process:
     """
     settings = read_settings()
     life = uuid.uuid4()
-    log = Log(settings.process, str(life), settings.log_file)
+    log = (Log if settings.telemetry else SilentLog)(settings.process, str(life), settings.log_file)
     log.capture_logging()
     log.event("process.started", pid=os.getpid())
     failpoints = Failpoints(settings.process, settings.supervisor, settings.token, allowed=settings.faults)
-    metrics = Metrics(settings.process, str(life))
+    metrics = (Metrics if settings.telemetry else SilentMetrics)(settings.process, str(life))
+    log.on_drop = lambda count: metrics.add("delivery.telemetry.dropped", count, signal="log")
     observe_vitals(metrics, str(life))
     return Process(settings, life, log, metrics, failpoints, make_tracer(settings, str(life), metrics))

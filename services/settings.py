@@ -26,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ledger: str = ""  # the same for the second server, which holds the ledgers
     kafka: str = ""  # bootstrap servers
     provider: str = ""  # base URL of the third party
+    prometheus: str = ""  # base URL
     supervisor: str = ""  # base URL of the lab's supervisor
     token: str = ""  # what the supervisor's mutating endpoints ask for
     faults: bool = False  # whether failpoints can be armed at all
@@ -33,6 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     zipkin: str = ""  # base URL of the trace store; empty: none
     otlp: str = ""  # base URL of an OTLP receiver (HTTP) for spans; empty: none
     trace_ratio: float = 0.02  # share of requests that are sampled, of those that bring no traceparent
+    telemetry: bool = True  # off: no metrics, spans, or log events of what went well; to measure what they cost
     trace_budget_per_s: float = 20.0  # messages a process makes spans for at most, four seconds' worth at once; 0: none
 
     session_timeout_s: float = 6.0
@@ -58,7 +60,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """
     source = os.environ if environment is None else environment
     given = {f: source[name] for f in Settings.__struct_fields__ if (name := "LAB_" + f.upper()) in source}
-    for boolean in ("faults", "apply_older_than_window"):
+    for boolean in ("faults", "apply_older_than_window", "telemetry"):
         if boolean in given and given[boolean] not in {"0", "1", "true", "false"}:
             raise SettingsError(f"LAB_{boolean.upper()}={given[boolean]!r}: say 0 or 1")
     try:

@@ -113,8 +113,9 @@ def make_tracer(settings: Settings, life: str, metrics: Metrics) -> Tracer:
         metrics.add(DROPPED, count, signal="span")
 
     file = Path(settings.home) / "spans" / f"{settings.process}.jsonl"
-    ways = outlets(file, settings.zipkin, settings.otlp, dropped) if settings.trace_budget_per_s > 0 else ()
-    return Tracer(settings.process, life, ways=ways, per_s=settings.trace_budget_per_s, metrics=metrics)
+    per_s = settings.trace_budget_per_s if settings.telemetry else 0.0
+    ways = outlets(file, settings.zipkin, settings.otlp, dropped) if per_s > 0 else ()
+    return Tracer(settings.process, life, ways=ways, per_s=per_s, metrics=metrics)
 
 
 def _searchable(links: Sequence[Linked]) -> dict[str, str]:
