@@ -24,8 +24,11 @@ up: setup ## start the lab and leave it running
 down: setup ## end the lab; its data stays
 	@$(BIN)/lab down
 
-proof: setup ## ten demos with ten seeds; stops at the first that is not PASS
-	@for seed in 1 2 3 4 5 6 7 8 9 10; do $(BIN)/lab demo --seed $$seed || exit $$?; done
+proof: setup ## every scenario but the long ones once, from where it stopped; docs/proof.json keeps the verdicts
+	@$(BIN)/python -m loadtest.proof; proved=$$?; $(BIN)/lab down; $(BIN)/python -m lab.semantics; exit $$proved
+
+proof-short: setup ## two scenarios, for CI
+	@$(BIN)/python -m loadtest.proof --short; proved=$$?; $(BIN)/lab down; exit $$proved
 
 soak: setup ## 100 requests a second for ten minutes: the outbox stays empty, no process grows
 	@$(BIN)/lab up && $(BIN)/python -m loadtest.soak
@@ -52,8 +55,9 @@ format: $(VENV)/.dev ## format and sort imports
 boards: $(VENV)/.dev ## make dashboards/generated from the code
 	$(BIN)/python -m dashboards.generate
 
-docs: $(VENV)/.runtime ## make docs/reference.md from the code
+docs: $(VENV)/.runtime ## make docs/reference.md and docs/semantics.md from the code
 	$(BIN)/python -m lab.reference
+	$(BIN)/python -m lab.semantics
 
 lock: $(VENV)/.dev ## resolve requirements/ anew from pyproject.toml
 	$(BIN)/uv pip compile $(COMPILE) pyproject.toml -o requirements/runtime.txt

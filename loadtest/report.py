@@ -27,7 +27,7 @@ _LAW: Final = (
 _STYLE: Final = """
 :root { --ink: #1f2933; --quiet: #5f6b7a; --line: #d5dbe3; --pass: #2b7a3d; --fail: #c4162a; --maybe: #9a6200 }
 * { box-sizing: border-box }
-body { margin: 0 auto; max-width: 60rem; padding: 1.5rem 1rem 4rem; color: var(--ink); background: #fff;
+body { margin: 0 auto; max-width: 64rem; padding: 1.5rem 1rem 4rem; color: var(--ink); background: #fff;
   font: 15px/1.5 system-ui, sans-serif }
 h1 { font-size: 1.9rem; margin: 0 0 .2rem } h2 { font-size: 1.15rem; margin: 2.2rem 0 .6rem }
 h3 { font-size: .95rem; margin: 1.1rem 0 0 }
@@ -84,7 +84,7 @@ def _summary(played: Played) -> str:
 
 def _verdicts(played: Played) -> str:
     shown = [count for count in _COUNTS if count in _COUNTS[:4] or any(getattr(row, count) for row in played.rows)]
-    heads = ["hop", "arm", "effect", *(count.replace("_", " ") for count in shown), "promised", "verdict"]
+    heads = ["hop", "arm", "effect", *(count.replace("_", " ") for count in shown), "verdict"]
     body = "".join(_row(row, shown) for row in played.rows)
     tested = _table(
         ["promise", "verdict", "what put it to the test", "why"],
@@ -111,7 +111,7 @@ def _head_cell(head: str, counts: Sequence[str]) -> str:
 def _row(row: Row, counts: Iterable[str]) -> str:
     cells = [f"<td>{escape(text)}</td>" for text in (row.hop, row.arm, row.effect)]
     cells += [_count(row, count) for count in counts]
-    return f"<tr>{''.join(cells)}<td>{escape(_promised(row))}</td><td>{_mark(row)}</td></tr>"
+    return f"<tr>{''.join(cells)}<td>{_mark(row)}</td></tr>"
 
 
 _PROMISED_COUNT: Final = {"lost": "no_loss", "duplicated": "no_duplicate"}

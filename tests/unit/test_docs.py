@@ -3,14 +3,26 @@
 import re
 from pathlib import Path
 
+from lab import semantics
 from lab.main import app
 from lab.reference import FILE, reference
+from loadtest.proof import proved
+from loadtest.scenario import names
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_reference_is_what_the_code_would_write() -> None:
     assert FILE.read_text() == reference(), "out of date: run `make docs`"
+
+
+def test_the_semantics_are_what_the_code_would_write() -> None:
+    assert semantics.FILE.read_text() == semantics.semantics(proved()), "out of date: run `make docs`"
+
+
+def test_every_answer_names_a_scenario_that_there_is() -> None:
+    asked = {question.scenario for question in (*semantics.TRAPS, *semantics.FAILURES)}
+    assert asked <= set(names())
 
 
 def test_every_command_that_the_readme_names_exists() -> None:
