@@ -32,10 +32,11 @@ class Jar(msgspec.Struct, frozen=True):
     artifact: str
     version: str
     sha256: str
+    classifier: str = ""
 
     @property
     def file_name(self) -> str:
-        return f"{self.artifact}-{self.version}.jar"
+        return "-".join(filter(None, (self.artifact, self.version, self.classifier))) + ".jar"
 
 
 def cache_dir() -> Path:
@@ -103,6 +104,21 @@ def install(progress: Callable[[int, int], None]) -> None:
         shutil.rmtree(downloads, ignore_errors=True)
 
 
+def install_one(jar: Jar, folder: Path) -> Path:
+    """Bring one jar into a folder of its own in the cache, checked. The caller holds `cache_lock`.
+
+    Raises StackError when offline or when the checksum is wrong.
+    """
+    downloads = cache_dir() / "maven"
+    folder.mkdir(exist_ok=True)
+    shutil.rmtree(downloads, ignore_errors=True)
+    try:
+        _fetch(jar, downloads, folder)
+    finally:
+        shutil.rmtree(downloads, ignore_errors=True)
+    return folder / jar.file_name
+
+
 def _fetch(jar: Jar, downloads: Path, folder: Path) -> None:
     source = _download(jar, downloads)
     found = hashlib.sha256(source.read_bytes()).hexdigest()
@@ -121,7 +137,7 @@ def _download(jar: Jar, downloads: Path) -> Path:
     try:
         context = MavenContext(repo_cache=downloads, timeout=60)
         project = context.project(jar.group, jar.artifact)
-        return Path(project.at_version(jar.version).artifact().resolve())
+        return Path(project.at_version(jar.version).artifact(classifier=jar.classifier).resolve())
     except Exception as error:
         raise StackError(
             f"could not download {jar.group}:{jar.artifact}:{jar.version} ({type(error).__name__}): "
