@@ -1,5 +1,6 @@
 """`lab bench ingest | relay | consume | telemetry`."""
 
+import signal
 import sys
 from collections.abc import Callable
 from typing import Annotated
@@ -11,8 +12,10 @@ from lab.load import display
 from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say, seconds
 from lab.stack import Json
 from loadtest.bench.answer import Answer
+from loadtest.bench.place import servers
 from loadtest.bench.work import Tell
 from services.domain.arms import DEFAULT_PUBLISHER
+from services.stack.home import Home
 
 app = typer.Typer(
     help="Benchmarks: the lab's own services and a simple anchor by turns, on servers of their own.",
@@ -31,7 +34,7 @@ def ingest(
     """Orders over HTTP, against pgbench with the same two inserts."""
     from loadtest.bench import ingest as work  # noqa: PLC0415  # the CLI starts without what only this needs
 
-    _carry_out(lambda tell: work.bench(home(), rounds, requests, say, tell), as_json=as_json)
+    _carry_out(lambda place, tell: work.bench(place, rounds, requests, tell), as_json=as_json)
 
 
 @app.command()
@@ -48,7 +51,7 @@ def relay(
     if arm not in work.ARMS:
         fail(Exit.USAGE, f"there is no outbox of the arm {arm!r}; there are {', '.join(work.ARMS)}")
     duration_s = seconds(duration)
-    _carry_out(lambda tell: work.bench(home(), arm, rounds, rows, duration_s, say, tell), as_json=as_json)
+    _carry_out(lambda place, tell: work.bench(place, arm, rounds, rows, duration_s, tell), as_json=as_json)
 
 
 @app.command()
@@ -63,13 +66,31 @@ def consume(
 
     if arm not in work.ARMS:
         fail(Exit.USAGE, f"the arm {arm!r} has no benchmark; there are {', '.join(work.ARMS)}")
-    _carry_out(lambda tell: work.bench(home(), arm, rounds, messages, say, tell), as_json=as_json)
+    _carry_out(lambda place, tell: work.bench(place, arm, rounds, messages, tell), as_json=as_json)
 
 
-def _carry_out(work: Callable[[Tell], Answer], *, as_json: bool) -> None:
+@app.command()
+def telemetry(
+    of: Annotated[str, typer.Option(help="ingest or consume.")] = "ingest",
+    rounds: Rounds = 10,
+    count: Annotated[int, typer.Option(min=0, help="Messages at full speed a round; by default 2000 or 50000.")] = 0,
+    duration: Annotated[str, typer.Option(help="How long there are 200 messages a second, a round.")] = "3s",
+    as_json: Json = False,
+) -> None:
+    """CPU of a service with telemetry on (the default profile), against the same with telemetry off."""
+    from loadtest.bench import telemetry as work  # noqa: PLC0415
+
+    if of not in work.COUNTS:
+        fail(Exit.USAGE, f"there is no benchmark of {of!r}; there are {', '.join(work.COUNTS)}")
+    messages, duration_s = count or work.COUNTS[of], seconds(duration)
+    _carry_out(lambda place, tell: work.bench(place, of, rounds, messages, duration_s, tell), as_json=as_json)
+
+
+def _carry_out(work: Callable[[Home, Tell], Answer], *, as_json: bool) -> None:
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of ending it take the servers down
     try:
-        with errors_as_sentences(), display() as tell:
-            answer = work(tell)
+        with errors_as_sentences(), servers(home(), say) as place, display() as tell:
+            answer = work(place, tell)
     except KeyboardInterrupt:
         say("interrupted; nothing was left running")
         sys.exit(Exit.INTERRUPTED)

@@ -9,32 +9,32 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from loadtest.bench.answer import Answer, Measured, answer_of
 from loadtest.bench.backlog import Backlog
 from loadtest.bench.meter import Meter
-from loadtest.bench.place import Child, Say, anchor, server_pids, servers, service
+from loadtest.bench.place import Child, anchor, server_pids, service
 from loadtest.bench.work import Tell, interleave
 from services.domain.messages import ORDERS
 from services.stack.home import Home
 from services.storage.postgres import connect
 
 ARMS: Final = ("at_least_once", "effectively_once")
-ANCHOR_TOPIC: Final = "bench.anchor"
 NOUN: Final = "message"
 _SCHEMAS: Final = Path(__file__).parents[2] / "services" / "payments" / "schema"
 
 
-def bench(home: Home, arm: str, rounds: int, messages: int, say: Say, tell: Tell) -> Answer:
-    """Carry the benchmark out for a consumer arm. Raises StackError."""
-    with servers(home, say) as place:
-        schema = f"anchor_{arm}"
-        asyncio.run(_prepare(place, arm, schema))
-        with service(place, f"arm.{arm}") as child, anchor(place, "consume", arm, schema, ANCHOR_TOPIC) as bare:
-            found = asyncio.run(_rounds(place, arm, schema, child, bare, rounds, messages, tell))
+def bench(place: Home, arm: str, rounds: int, messages: int, tell: Tell) -> Answer:
+    """Carry the benchmark out for a consumer arm on the servers of `place`. Raises StackError."""
+    schema, topic = f"anchor_{arm}", f"bench.{arm}"
+    asyncio.run(_prepare(place, arm, schema, topic))
+    with service(place, f"arm.{arm}") as child, anchor(place, "consume", arm, schema, topic) as bare:
+        project = Consumer("project", place, Backlog(place, ORDERS.topic, arm), child, messages)
+        minimal = Consumer("anchor", place, Backlog(place, topic, schema), bare, messages)
+        found = asyncio.run(interleave(rounds, project, minimal, tell))
     against = (
         "bare aiokafka: a loop a partition, the same SQL, chunks and commits; no tiers, logs, metrics or rebalances"
     )
     return answer_of(f"consume, {messages} messages at once", f"the arm {arm}, one process", against, found)
 
 
-async def _prepare(place: Home, arm: str, schema: str) -> None:
+async def _prepare(place: Home, arm: str, schema: str, topic: str) -> None:
     """The anchor's tables, as the arm's, and its topic."""
     connection = await connect(place.postgres_url("postgres"), "payments", name="bench")
     for name in ("common", arm):
@@ -42,16 +42,8 @@ async def _prepare(place: Home, arm: str, schema: str) -> None:
             await connection.execute(script.read_text().replace("{schema}", schema))
     await connection.close()
     admin = AdminClient({"bootstrap.servers": place.addresses()["LAB_KAFKA"]})
-    for future in admin.create_topics([NewTopic(ANCHOR_TOPIC, ORDERS.partitions, 1)]).values():
+    for future in admin.create_topics([NewTopic(topic, ORDERS.partitions, 1)]).values():
         future.result()
-
-
-async def _rounds(
-    place: Home, arm: str, schema: str, child: Child, bare: Child, rounds: int, messages: int, tell: Tell
-) -> list[tuple[Measured, Measured]]:
-    project = Consumer("project", place, Backlog(place, ORDERS.topic, arm), child, messages)
-    against = Consumer("anchor", place, Backlog(place, ANCHOR_TOPIC, schema), bare, messages)
-    return await interleave(rounds, project, against, tell)
 
 
 class Consumer:

@@ -19,10 +19,11 @@ class Answered(msgspec.Struct, frozen=True):
     latencies_ms: list[float]
 
 
-async def send(host: str, port: int, requests: Iterator[bytes], connections: int) -> Answered:
-    """Send all requests. Raises OSError when a connection is lost."""
+async def send(host: str, port: int, requests: Iterator[bytes], connections: int, rate: float = 0.0) -> Answered:
+    """Send all requests, at full speed or at a rate at most. Raises OSError when a connection is lost."""
     loop = asyncio.get_running_loop()
-    clients = [_Client(requests, loop.create_future()) for _ in range(connections)]
+    every_s = connections / rate if rate else 0.0
+    clients = [_Client(requests, loop.create_future(), every_s) for _ in range(connections)]
     for client in clients:
         await loop.create_connection(lambda client=client: client, host, port)  # type: ignore[misc]
     await asyncio.gather(*(client.over for client in clients))
@@ -36,8 +37,9 @@ async def send(host: str, port: int, requests: Iterator[bytes], connections: int
 class _Client(asyncio.Protocol):
     """One connection; `requests` is shared with the others."""
 
-    def __init__(self, requests: Iterator[bytes], over: "asyncio.Future[None]") -> None:
+    def __init__(self, requests: Iterator[bytes], over: "asyncio.Future[None]", every_s: float) -> None:
         self.over = over
+        self._every_s = every_s
         self.statuses: list[int] = []
         self.latencies_ms: list[float] = []
         self._requests = requests
@@ -61,7 +63,11 @@ class _Client(asyncio.Protocol):
         self.latencies_ms.append((time.perf_counter() - self._sent_at) * 1000)
         self.statuses.append(self._parser.get_status_code())
         self._parser = httptools.HttpResponseParser(self)
-        self._send()
+        if self._every_s:
+            wait_s = self._sent_at + self._every_s - time.perf_counter()
+            asyncio.get_running_loop().call_later(max(0.0, wait_s), self._send)
+        else:
+            self._send()
 
     def _send(self) -> None:
         request = next(self._requests, None)

@@ -12,7 +12,7 @@ from typing import Final
 from loadtest.bench.answer import Answer, Measured, answer_of
 from loadtest.bench.http_load import send
 from loadtest.bench.meter import Meter
-from loadtest.bench.place import Say, server_pids, servers, service
+from loadtest.bench.place import server_pids, service
 from loadtest.bench.work import Tell, interleave
 from services.domain.messages import EFFECTS_HEADER, ORDERS, RUN_HEADER
 from services.http.keys import HEADER
@@ -31,9 +31,9 @@ _DATABASE: Final = "orders"
 NOUN: Final = "order"
 
 
-def bench(home: Home, rounds: int, requests: int, say: Say, tell: Tell) -> Answer:
-    """Carry the benchmark out. Raises StackError."""
-    with servers(home, say) as place, service(place, "orders") as orders:
+def bench(place: Home, rounds: int, requests: int, tell: Tell) -> Answer:
+    """Carry the benchmark out on the servers of `place`. Raises StackError."""
+    with service(place, "orders") as orders:
         found = asyncio.run(_rounds(place, orders.pid, rounds, requests, tell))
     project = f"the orders service, one worker, {CONNECTIONS} connections in a closed loop"
     anchor = f"pgbench, {CLIENTS} clients, prepared: BEGIN, insert intent, insert outbox row, COMMIT"

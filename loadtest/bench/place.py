@@ -106,7 +106,7 @@ def service(place: Home, name: str, *arguments: str, **settings: str) -> Iterato
     how = launch(part, 0, place, faults=False)
     environment = {**how.environment, **settings}
     with _running([*how.command, *arguments], environment, place.log_file(name)) as child:
-        _until_ready(f"http://{place.bind}:{place.port(part.admin_port)}/readyz", child)
+        _until_ready(f"http://{place.bind}:{environment['LAB_ADMIN_PORT']}/readyz", child)
         yield child
 
 

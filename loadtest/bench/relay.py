@@ -8,7 +8,7 @@ from loadtest.bench.answer import Answer, Measured, answer_of
 from loadtest.bench.arrivals import Arrivals
 from loadtest.bench.meter import Meter
 from loadtest.bench.outbox import Outbox
-from loadtest.bench.place import Child, Say, anchor, server_pids, servers, service
+from loadtest.bench.place import Child, anchor, server_pids, service
 from loadtest.bench.work import Tell, interleave
 from services.domain.arms import DEFAULT_PUBLISHER, PUBLISHER_ARMS
 from services.stack.errors import StackError
@@ -20,10 +20,9 @@ ARMS: Final = tuple(arm.name for arm in PUBLISHER_ARMS.values() if arm.outbox !=
 NOUN: Final = "row"
 
 
-def bench(home: Home, arm: str, rounds: int, rows: int, seconds: float, say: Say, tell: Tell) -> Answer:
-    """Carry the benchmark out for a publisher arm. Raises StackError."""
-    with servers(home, say) as place:
-        found = asyncio.run(_rounds(place, arm, rounds, rows, seconds, tell))
+def bench(place: Home, arm: str, rounds: int, rows: int, seconds: float, tell: Tell) -> Answer:
+    """Carry the benchmark out for a publisher arm on the servers of `place`. Raises StackError."""
+    found = asyncio.run(_rounds(place, arm, rounds, rows, seconds, tell))
     project = "the relay" if arm == DEFAULT_PUBLISHER else f"the publisher {arm}"
     anchor_ = "one loop on one connection: SELECT … FOR UPDATE SKIP LOCKED, produce, flush, DELETE; the same headers"
     return answer_of(f"relay, {rows} rows at once, then {RATE:g}/s", project, anchor_, found)
@@ -32,7 +31,7 @@ def bench(home: Home, arm: str, rounds: int, rows: int, seconds: float, say: Say
 async def _rounds(
     place: Home, arm: str, rounds: int, rows: int, seconds: float, tell: Tell
 ) -> list[tuple[Measured, Measured]]:
-    own, other = Outbox(place, "project"), Outbox(place, "anchor")
+    own, other = Outbox(place, arm), Outbox(place, f"{arm}_anchor")
     await own.make(arm)
     await other.make()
     with ExitStack() as running:
