@@ -10,6 +10,8 @@ RUN python -m pip install --no-cache-dir --disable-pip-version-check --root-user
  && uv pip install --no-cache --python /opt/lab/bin/python --compile-bytecode --no-build \
       --require-hashes --excludes native-only.txt -r runtime.txt
 COPY services /app/services
+COPY dashboards/generated /app/dashboards/generated
+COPY dashboards/runbooks /app/dashboards/runbooks
 RUN python -m compileall -q /app/services
 
 FROM ${PYTHON_IMAGE}

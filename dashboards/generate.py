@@ -4,7 +4,12 @@ import json
 from pathlib import Path
 from typing import Final
 
+import yaml
+
+from dashboards import rules
+from dashboards.alertmanager import CONFIGURATION
 from dashboards.boards import BOARDS
+from dashboards.profiles import PROFILES
 
 GENERATED: Final = Path(__file__).parent / "generated"
 
@@ -12,7 +17,16 @@ GENERATED: Final = Path(__file__).parent / "generated"
 def files() -> dict[str, str]:
     """What generated/ holds: text by file name."""
     boards = [make() for make in BOARDS]
-    return {f"{board['uid']}.json": json.dumps(board, indent=1, sort_keys=True) + "\n" for board in boards}
+    return {
+        **{f"{board['uid']}.json": json.dumps(board, indent=1, sort_keys=True) + "\n" for board in boards},
+        **{f"rules-{profile.name}.yml": _yaml(rules.group(profile)) for profile in PROFILES},
+        "alertmanager.yml": _yaml(CONFIGURATION),
+    }
+
+
+def _yaml(document: object) -> str:
+    head = "# Made by `make boards` from dashboards/*.py.\n"
+    return head + yaml.safe_dump(document, sort_keys=False, width=1000, allow_unicode=True)
 
 
 def main() -> None:

@@ -47,8 +47,9 @@ def board(uid: str, title: str, description: str, rows: Sequence[Row]) -> dict[s
         y += height
     document: dict[str, Any] = _quiet(json.loads(JSONEncoder().encode(made.build())))
     document["annotations"] = {"list": [_FAULTS]}
-    for link in document["links"]:
-        del link["placement"]  # the SDK moves it into a menu that few find
+    for holder in (document, *document["panels"]):
+        for link in holder.get("links", ()):
+            del link["placement"]  # the SDK moves it into a menu that few find
     return document
 
 

@@ -128,13 +128,21 @@ RETRY_REASONS_PER_S: Final = f"sum by (reason) (rate(delivery_retries_total{{{CO
 RETRY_INFLOW_PER_S: Final = (
     f'sum by (arm) (rate(delivery_topic_end_offsets_total{{place="retry", {CONSUMERS}}}{_WINDOW}))'
 )
-RETRY_WAITING: Final = (
-    f'sum by (arm, topic) (delivery_group_lag_messages{{topic=~"payments[.].*[.]retry[.].*", {CONSUMERS}}})'
+
+
+def _behind(place: str, by: str) -> str:
+    """Records of topics in this place that their group has not committed: the probe's lag is of the main topics."""
+    ends = f'sum by ({by}) (delivery_topic_end_offsets_total{{place="{place}", {CONSUMERS}}})'
+    topics = 'topic=~"payments[.].*[.]' + ('retry[.].*"' if place == "retry" else 'redelivery"')
+    return f"{ends} - sum by ({by}) (delivery_group_committed_offsets_total{{{topics}, {CONSUMERS}}})"
+
+
+RETRY_WAITING: Final = _behind("retry", "arm, topic")
+RETRY_WAITING_BY_ARM: Final = _behind("retry", "arm")
+RETRY_SHARE: Final = (
+    f'sum by (arm) (rate(delivery_topic_end_offsets_total{{place="retry", {CONSUMERS}}}{_WINDOW})) / '
+    f'(sum by (arm) (rate(delivery_group_committed_offsets_total{{topic=~".*[.]v1", {CONSUMERS}}}{_WINDOW})) > 0)'
 )
-RETRY_WAITING_BY_ARM: Final = (
-    f'sum by (arm) (delivery_group_lag_messages{{topic=~"payments[.].*[.]retry[.].*", {CONSUMERS}}})'
-)
-RETRY_AGE_S: Final = f'max by (arm) (delivery_group_lag_seconds{{topic=~"payments[.].*[.]retry[.].*", {CONSUMERS}}})'
 DEPTH: Final = f"sum by (arm) (delivery_dead_letters_depth{{{CONSUMERS}}})"
 DEAD_LETTERS: Final = f'sum by (arm) (delivery_topic_end_offsets_total{{place="dead_letters", {CONSUMERS}}})'
 DEAD_LETTERS_PER_MIN: Final = (
@@ -142,9 +150,7 @@ DEAD_LETTERS_PER_MIN: Final = (
 )
 DEAD_LETTER_REASONS: Final = f"sum by (arm, reason) (delivery_dead_letters_total{{{CONSUMERS}}}) > 0"
 REDRIVES: Final = f"sum by (arm, outcome) (delivery_redrives_total{{{CONSUMERS}}})"
-REDELIVERY_LAG: Final = (
-    f'sum by (arm) (delivery_group_lag_messages{{topic=~"payments[.].*[.]redelivery", {CONSUMERS}}})'
-)
+REDELIVERY_WAITING: Final = _behind("redelivery", "arm")
 
 # --- Lab health
 

@@ -20,7 +20,7 @@ def retries_and_dead_letters() -> dict[str, Any]:
         [
             (5, [(8, _depth()), (8, _waiting_now()), (8, _arrived())]),
             (8, [(8, _inflow()), (8, _tiers()), (8, _reasons())]),
-            (8, [(8, _waiting()), (8, _age()), (8, _letters_per_minute())]),
+            (8, [(8, _waiting()), (8, _share()), (8, _letters_per_minute())]),
             (8, [(8, _letter_reasons()), (8, _redrives()), (8, _redelivery())]),
         ],
     )
@@ -81,9 +81,15 @@ def _waiting() -> Panel:
     return chart("Waiting in retry tiers, by topic", reading, queries, "short")
 
 
-def _age() -> Panel:
-    reading = Reading("Age of the oldest message in a tier.", "at most a little over the tier's 1, 5 or 30 s.")
-    return chart("Age of the oldest retry, by arm", reading, [over_time(q.RETRY_AGE_S, "{{arm}}")], "s")
+def _share() -> Panel:
+    reading = Reading(
+        "Records that went to the retry tiers as a share of those committed from the orders and refunds. at_least_once "
+        "and effectively_once only: nobody else has tiers.",
+        "0; above 5 % for long is a storm.",
+        runbooks=("RetryStorm",),
+    )
+    queries = [over_time(q.RETRY_SHARE, "{{arm}}")]
+    return chart("Share of retries, by arm", reading, queries, "percentunit", limit=0.05)
 
 
 def _letters_per_minute() -> Panel:
@@ -114,5 +120,5 @@ def _redrives() -> Panel:
 
 def _redelivery() -> Panel:
     reading = Reading("Redriven and replayed records that the arm has not taken yet.", "0; a ramp during a replay.")
-    queries = [over_time(q.REDELIVERY_LAG, "{{arm}}")]
+    queries = [over_time(q.REDELIVERY_WAITING, "{{arm}}")]
     return chart("Waiting for redelivery, by arm", reading, queries, "short")

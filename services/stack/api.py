@@ -11,9 +11,11 @@ import msgspec
 from aiohttp import web
 
 from services.failpoints.grammar import FailpointError
+from services.stack import own
 from services.stack.faults import Faults, NotAllowed, back, json_response
-from services.stack.launch import PASSED_ON
+from services.stack.launch import PASSED_ON, own_launch
 from services.stack.nemesis import By
+from services.stack.own import Manifest
 from services.stack.part_metrics import part_metrics
 from services.stack.parts import UnknownPart, find
 from services.telemetry.admin import CONTENT_TYPE
@@ -62,6 +64,7 @@ def make_api(supervisor: "Supervisor") -> web.Application:
             web.post("/shutdown", control.shutdown),
             web.post("/process/{action}", control.act),
             web.post("/scale", control.scale),
+            web.post("/own", control.own),
             web.get("/failpoints", faults.listing),
             web.post("/failpoints", faults.arm),
             web.delete("/failpoints", faults.clear),
@@ -172,6 +175,14 @@ class _Control:
         else:
             await child.restart()
         nemesis.end_when(fault, back(child, pid))
+
+    async def own(self, request: web.Request) -> web.Response:
+        """Start a consumer of the user's own by its manifest; one of the same name is ended before."""
+        manifest = msgspec.json.decode(await request.read(), type=Manifest)
+        part = own.part(manifest)
+        await self._supervisor.scale(part, 0)
+        child = self._supervisor.add(part, 0, own_launch(manifest, self._supervisor.home))
+        return json_response({"name": child.name})
 
     async def scale(self, request: web.Request) -> web.Response:
         wanted = msgspec.json.decode(await request.read(), type=_Scale)

@@ -11,7 +11,8 @@ from typing import Final
 
 import psutil
 
-from services.stack import jars, kafka, postgres, prometheus
+from services.stack import jars, kafka, postgres
+from services.stack.debian import PACKAGES
 from services.stack.home import Home
 from services.stack.parts import PARTS, SUPERVISOR_PORT
 
@@ -100,8 +101,11 @@ def hints(home: Home) -> list[str]:
     found = []
     if missing := jars.missing(jars.cache_dir() / "jars"):
         found.append(f"{len(missing)} of Kafka's jars are not downloaded yet; `lab up` does it")
-    if prometheus.find_binary() is None:
-        found.append("Prometheus is not here yet; `lab up` tries Debian's package, else put a binary on PATH")
+    found += [
+        f"{package.name} is not here yet; `lab up` tries Debian's package, else put a binary on PATH"
+        for package in PACKAGES
+        if package.find() is None
+    ]
     if (free_mb := psutil.virtual_memory().available >> 20) < FREE_MEMORY_MB:
         found.append(f"only {free_mb} MB of memory are available; the lab wants {FREE_MEMORY_MB}")
     if (os.cpu_count() or 1) < 2:

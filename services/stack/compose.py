@@ -1,7 +1,7 @@
 """What the containers need beyond the table: a password that nobody commits, and the addresses that Prometheus reads.
 
 `python -m services.stack.compose password FOLDER` is the first container of `docker compose up`;
-`python -m services.stack.compose prometheus` prints what is committed as deploy/prometheus.yml.
+`python -m services.stack.compose prometheus` (or `alertmanager`) prints what is committed as deploy/prometheus.yml.
 """
 
 import os
@@ -10,11 +10,11 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from services.stack import postgres, prometheus
+from services.stack import alertmanager, postgres, prometheus
 from services.stack.parts import PARTS
 
 PORT_BASE: Final = 21000  # a container has its ports for itself, so they are never moved
-USAGE: Final = "usage: python -m services.stack.compose password FOLDER | prometheus"
+USAGE: Final = "usage: python -m services.stack.compose password FOLDER | prometheus | alertmanager"
 
 
 def draw_password(folder: Path) -> None:
@@ -41,6 +41,11 @@ def _write(file: Path, text: str, mode: int) -> None:
     part.replace(file)
 
 
+def at(part: str) -> str:
+    """Where a container is, for another one."""
+    return f"{part}:{PORT_BASE + PARTS[part].port}"
+
+
 def prometheus_targets() -> dict[str, str]:
     """Every container with an admin endpoint, by the name of its process."""
     return {
@@ -54,7 +59,9 @@ def main(arguments: list[str]) -> None:
         case ["password", folder]:
             draw_password(Path(folder))
         case ["prometheus"]:
-            sys.stdout.write(prometheus.configuration(prometheus_targets()))
+            sys.stdout.write(prometheus.configuration(prometheus_targets(), at("alertmanager")))
+        case ["alertmanager"]:
+            sys.stdout.write(alertmanager.with_console("alertmanager.yml", f"http://{at('console')}"))
         case _:
             sys.stderr.write(f"{USAGE}\n")
             sys.exit(2)

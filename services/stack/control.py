@@ -14,9 +14,10 @@ from typing import Any, Final
 import psutil
 
 from services.failpoints.grammar import Armed, FailpointError, parse_all
-from services.stack import jars, kafka, postgres, prometheus
+from services.stack import alertmanager, jars, kafka, postgres, prometheus
 from services.stack.checks import problems
 from services.stack.client import NotUp, Refused, call, status
+from services.stack.debian import ALERTMANAGER, PACKAGES
 from services.stack.errors import StackError
 from services.stack.home import SUPERVISOR, Home
 from services.stack.launch import order_of_start
@@ -98,6 +99,7 @@ def _start(
     install(say)
     _initialise(home, wanted, say)
     prometheus.write_configuration(home, wanted)
+    alertmanager.write_configuration(home)
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer, "wb", buffering=0) as leash:
         try:
@@ -152,10 +154,11 @@ def install(say: Say) -> None:
             jars.install(
                 lambda done, total: say(f"  jar {done} of {total}") if done % 8 == 0 or done == total else None
             )
-        if prometheus.find_binary() is None and prometheus.can_install():
-            say("unpacking Prometheus from Debian's package (19 MB, once)")
-            if prometheus.install() is None:
-                say(prometheus.HOW_TO)
+        for package in PACKAGES:
+            if package.find() is None and package.can_install():
+                say(f"unpacking {package.name} from Debian's package ({package.megabytes} MB, once)")
+                if package.install() is None:
+                    say(package.how_to)
 
 
 def _progress(say: Say, done: int, total: int) -> None:
@@ -275,7 +278,7 @@ def _belongs_to(process: psutil.Process, home: Home) -> bool:
         words = process.cmdline()
         folders = (f"{home.data}/", f"{home.run}/")
         if any(folder in word for word in words for folder in folders):
-            return words[0].rpartition("/")[2] in ("postgres", "java", "prometheus", "initdb")
+            return words[0].rpartition("/")[2] in ("postgres", "java", "prometheus", *ALERTMANAGER.programs, "initdb")
         is_service = len(words) > 2 and words[1] == "-m" and words[2].startswith("services.")
         return is_service and process.environ().get("LAB_HOME") == str(home.path)
     except (psutil.Error, OSError):

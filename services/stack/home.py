@@ -150,4 +150,4 @@ class Home(msgspec.Struct, frozen=True):
 
 
 def _speaks_http(part: Part) -> bool:
-    return part.kind in ("service", "prometheus")
+    return part.kind in ("service", "prometheus", "alertmanager")

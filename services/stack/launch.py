@@ -9,9 +9,12 @@ from typing import Final
 
 import msgspec
 
-from services.stack import kafka, postgres, prometheus
+from services.stack import alertmanager, kafka, postgres, prometheus
+from services.stack.debian import ALERTMANAGER, PROMETHEUS
 from services.stack.home import Home
 from services.stack.jars import cache_dir
+from services.stack.own import Manifest
+from services.stack.own import environment as own_environment
 from services.stack.parts import PARTS, Part, find, of_arms
 
 # Settings that a user may give to `lab up` for all processes; the rest is the table's.
@@ -51,10 +54,18 @@ def launch(part: Part, replica: int, home: Home, *, faults: bool) -> Launch:
         command = kafka.command(home.run, cache_dir() / "jars", part.memory_mb)
         return Launch(command, _plain_environment(), stop_timeout_s=20.0)
     if part.kind == "prometheus":
-        binary = prometheus.find_binary() or Path("prometheus")
+        binary = PROMETHEUS.find() or Path("prometheus")
         return Launch(prometheus.command(binary, home), _plain_environment())
+    if part.kind == "alertmanager":
+        binary = ALERTMANAGER.find() or Path("alertmanager")
+        return Launch(alertmanager.command(binary, home), _plain_environment())
     command = [sys.executable, "-m", part.module, *part.arguments]
     return Launch(command, service_environment(part, replica, home, os.environ, faults=faults))
+
+
+def own_launch(manifest: Manifest, home: Home) -> Launch:
+    """The launch of a consumer of the user's own."""
+    return Launch(list(manifest.command), {**_plain_environment(), **own_environment(manifest, home)})
 
 
 def service_environment(
@@ -72,7 +83,7 @@ def service_environment(
         "LAB_LOG_FILE": str(home.log_file(name)),
         "LAB_TOKEN": home.secret("token"),
         "LAB_FAULTS": "1" if faults else "0",
-        **{name: value for name, value in home.addresses().items() if name != "LAB_PROMETHEUS"},
+        **home.addresses(),
         **{name: given[name] for name in PASSED_ON if name in given},
     }
     root = Path(__file__).parent.parent.parent

@@ -8,7 +8,7 @@ import msgspec
 from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS
 from services.domain.messages import ORDERS
 
-Kind = Literal["postgres", "kafka", "prometheus", "service", "task"]
+Kind = Literal["postgres", "kafka", "prometheus", "alertmanager", "service", "task", "own"]
 Dependencies = tuple[str, ...]
 
 SUPERVISOR_PORT: Final = 100  # offsets from LAB_PORT_BASE
@@ -117,6 +117,24 @@ PARTS: Final[Mapping[str, Part]] = {
             optional=True,
         ),
         Part(
+            name="alertmanager",
+            kind="alertmanager",
+            gloss="sends alerts to the console",
+            port=11,
+            memory_mb=200,
+            optional=True,
+        ),
+        Part(
+            name="console",
+            kind="service",
+            gloss="boards, runbooks, pages received",
+            module="services.console",
+            port=30,
+            admin_port=195,
+            memory_mb=200,
+            optional=True,
+        ),
+        Part(
             name="provision",
             kind="task",
             gloss="databases, topics, group starts",
@@ -176,6 +194,9 @@ PARTS: Final[Mapping[str, Part]] = {
 }
 
 
+OWN: Final[dict[str, Part]] = {}  # consumers of the user's own, in the supervisor that runs them
+
+
 class UnknownPart(LookupError):
     """A name that no part or process has; the message lists those that exist."""
 
@@ -202,7 +223,7 @@ def find(name: str) -> tuple[Part, int | None]:
     Raises UnknownPart for any other name.
     """
     base, hash_, number = name.partition("#")
-    part = PARTS.get(base)
+    part = PARTS.get(base) or OWN.get(base)
     if part is None or (hash_ and not (part.replicable and number.isdecimal())):
         raise UnknownPart(f"unknown process {name!r}; the processes are: {', '.join(names())}")
     return part, int(number) if hash_ else None

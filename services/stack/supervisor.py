@@ -23,15 +23,18 @@ from services.failpoints.registry import Registry
 from services.stack import prometheus
 from services.stack.api import make_api
 from services.stack.child import Child
+from services.stack.debian import ALERTMANAGER, PROMETHEUS
 from services.stack.home import Home
-from services.stack.launch import depth, launch, order_of_start
+from services.stack.launch import Launch, depth, launch, order_of_start
 from services.stack.logfiles import keep_bounded
 from services.stack.nemesis import NemesisLog
+from services.stack.own import has_members
 from services.stack.parts import PARTS, SUPERVISOR_PORT, Part
 from services.stack.probes import PostgresProbe, http_ready, kafka_ready
 from services.telemetry.logs import Log
 
 SAMPLE_EVERY_S: Final = 1.0
+_PACKAGES: Final = {"prometheus": PROMETHEUS, "alertmanager": ALERTMANAGER}
 MAX_REPLICAS: Final = 8
 
 
@@ -71,7 +74,7 @@ class Supervisor:
             self._write_state()
             for name in self.order:
                 part = PARTS[name]
-                if part.kind == "prometheus" and prometheus.find_binary() is None:
+                if (package := _PACKAGES.get(part.kind)) is not None and package.find() is None:
                     continue
                 for replica in range(part.replicas):
                     self.add(part, replica)
@@ -84,9 +87,9 @@ class Supervisor:
         with contextlib.suppress(FileNotFoundError):
             (self.home.run / "supervisor.json").unlink()
 
-    def add(self, part: Part, replica: int) -> Child:
+    def add(self, part: Part, replica: int, how: Launch | None = None) -> Child:
         """Start a replica that is not there yet."""
-        how = launch(part, replica, self.home, faults=self.faults)
+        how = how or launch(part, replica, self.home, faults=self.faults)
         name = part.instance(replica)
         child = Child(part, replica, how, self.home.log_file(name), self.log, self._probe(part, replica))
         self.children[name] = child
@@ -132,9 +135,15 @@ class Supervisor:
             return PostgresProbe(home.postgres_url(part.name))
         if part.kind == "kafka":
             return partial(kafka_ready, home.bind, home.port(part.port))
-        if part.kind == "prometheus":
+        if part.kind in _PACKAGES:
             return partial(self._http_probe, f"{home.http_url(part)}/-/ready")
+        if part.kind == "own":
+            return partial(self._group_probe, f"payments.{part.consumer}")
         return partial(self._http_probe, f"http://{home.bind}:{home.port(part.admin_port + replica)}/readyz")
+
+    async def _group_probe(self, group: str) -> bool:
+        """A consumer of the user's own has no endpoint: it is ready when its group is at work."""
+        return await asyncio.to_thread(has_members, self.home.addresses()["LAB_KAFKA"], group)
 
     async def _http_probe(self, url: str) -> bool:
         return self._session is not None and await http_ready(self._session, url)
@@ -149,6 +158,7 @@ class Supervisor:
 
     async def _end_all(self) -> None:
         """End what nothing depends on first; what does not depend on each other ends together."""
+        await asyncio.gather(*(child.end() for child in self.children.values() if child.part.kind == "own"))
         for _, names in groupby(sorted(self.order, key=depth, reverse=True), key=depth):
             await asyncio.gather(*(child.end() for name in names for child in self.of_part(PARTS[name])))
 

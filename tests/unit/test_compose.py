@@ -107,7 +107,7 @@ def same_settings(files: Files, native: dict[str, Launch]) -> None:
         given = dict(files.services[part.name]["environment"])
         assert {name for name, value in given.items() if value is None} == set(PASSED_ON), part.name
         expected = dict(native[part.name].environment)
-        for address in ("LAB_KAFKA", "LAB_POSTGRES", "LAB_LEDGER", "LAB_PROVIDER"):
+        for address in ("LAB_KAFKA", "LAB_POSTGRES", "LAB_LEDGER", "LAB_PROVIDER", "LAB_PROMETHEUS"):
             assert given.pop(address) == address_in_compose(address), part.name
             del expected[address]
         assert (given["LAB_BIND"], given["LAB_HOME"]) == ("0.0.0.0", "/tmp/lab")  # noqa: S104, S108
@@ -131,6 +131,7 @@ def address_in_compose(setting: str) -> str:
         "LAB_POSTGRES": f"postgresql://{postgres.USER}@{at('postgres')}",
         "LAB_LEDGER": f"postgresql://{postgres.USER}@{at('ledger')}",
         "LAB_PROVIDER": f"http://{at('provider')}",
+        "LAB_PROMETHEUS": f"http://{at('prometheus')}",
     }[setting]
 
 
@@ -171,13 +172,14 @@ def same_kafka(files: Files, native: dict[str, Launch]) -> None:
     }
 
 
-def same_prometheus(files: Files, native: dict[str, Launch]) -> None:
-    own = ("--config.file=", "--storage.tsdb.path=", "--web.listen-address=")
-    command = files.services["prometheus"]["command"]
-    assert [word for word in command if not word.startswith(own)] == [
-        word for word in native["prometheus"].command[1:] if not word.startswith(own)
-    ]
-    assert f"--web.listen-address=0.0.0.0:{compose.PORT_BASE + PARTS['prometheus'].port}" in command
+def same_servers_of_metrics_and_alerts(files: Files, native: dict[str, Launch]) -> None:
+    own = ("--config.file=", "--storage.tsdb.path=", "--storage.path=", "--web.listen-address=")
+    for name in ("prometheus", "alertmanager"):
+        command = files.services[name]["command"]
+        assert [word for word in command if not word.startswith(own)] == [
+            word for word in native[name].command[1:] if not word.startswith(own)
+        ]
+        assert f"--web.listen-address=0.0.0.0:{compose.PORT_BASE + PARTS[name].port}" in command
 
 
 def pinned_images(files: Files, native: dict[str, Launch]) -> None:
@@ -229,7 +231,9 @@ def no_secret_in_the_files(files: Files, native: dict[str, Launch]) -> None:
     assert all("password" not in value.replace("/run/lab/password", "") for value in written)
     for part in PARTS.values():
         volumes = files.services[part.name].get("volumes", [])
-        assert ("secrets:/run/lab:ro" in volumes) is (part.kind not in ("kafka", "prometheus")), part.name
+        assert ("secrets:/run/lab:ro" in volumes) is (part.kind not in ("kafka", "prometheus", "alertmanager")), (
+            part.name
+        )
 
 
 CHECKS: list[Callable[[Files, dict[str, Launch]], None]] = [
@@ -241,7 +245,7 @@ CHECKS: list[Callable[[Files, dict[str, Launch]], None]] = [
     same_settings,
     same_postgres,
     same_kafka,
-    same_prometheus,
+    same_servers_of_metrics_and_alerts,
     pinned_images,
     contained,
     probed_and_restarted,
@@ -287,7 +291,8 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield same_kafka, "kafka", "environment/KAFKA_NUM_PARTITIONS", "3"
     yield same_kafka, "kafka", "environment/KAFKA_AUTO_CREATE_TOPICS_ENABLE", None
     yield same_kafka, "kafka", "environment/KAFKA_HEAP_OPTS", "-Xmx1g -Xms256m"
-    yield same_prometheus, "prometheus", "command", ["--storage.tsdb.retention.time=15d"]
+    yield same_servers_of_metrics_and_alerts, "prometheus", "command", ["--storage.tsdb.retention.time=15d"]
+    yield same_servers_of_metrics_and_alerts, "alertmanager", "command", ["--data.retention=120h"]
     yield pinned_images, "kafka", "image", "apache/kafka:4.3.1"
     yield pinned_images, "kafka", "image", "${NO_SUCH_IMAGE}"
     yield contained, "kafka", "user", "0:0"
@@ -352,7 +357,7 @@ def test_prometheus_reads_every_process_with_an_admin_endpoint_under_the_names_o
         assert PARTS[container].instance(0) == process
         assert port == native[process].split(":")[1]
     committed = (ROOT / "deploy" / "prometheus.yml").read_text()
-    assert committed == prometheus.configuration(targets), (
+    assert committed == prometheus.configuration(targets, compose.at("alertmanager")), (
         "out of date: python -m services.stack.compose prometheus > deploy/prometheus.yml"
     )
 
@@ -425,4 +430,4 @@ def test_an_unknown_command_says_what_there_is(capsys: pytest.CaptureFixture[str
     with pytest.raises(SystemExit) as ended:
         compose.main(["passwords"])
     assert ended.value.code == 2
-    assert "password FOLDER | prometheus" in capsys.readouterr().err
+    assert "password FOLDER | prometheus | alertmanager" in capsys.readouterr().err
