@@ -18,7 +18,7 @@ from rich.table import Table
 from lab.load import display
 from lab.output import Exit, answer_json, fail, home, out, seconds
 from lab.stack import Json
-from services.failpoints import Failpoints
+from services.failpoints import Failpoints, InjectedError
 from services.letters import letters as library
 from services.letters.discard import discard as carry_out_discard
 from services.letters.letters import ARMS, Letter, Name, Selection, State, UnknownLetter, parse_name
@@ -203,6 +203,8 @@ def _sentences() -> Iterator[None]:
         fail(Exit.USAGE, str(error))
     except NotParked as error:
         fail(Exit.FAILED, str(error))
+    except InjectedError as error:
+        fail(Exit.FAILED, f"{error}: what was changed stays changed, and doing it again goes on from there")
     except KafkaException as error:
         fail(Exit.NOT_UP, f"the broker does not answer as it should ({error.args[0].str()}); see `lab status`")
     except AWAY as error:

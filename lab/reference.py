@@ -9,7 +9,7 @@ from typing import Final
 
 from services.domain import failure_policy as policy
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
-from services.failpoints.names import DATA_FAULTS, ERROR_KINDS, FAILPOINTS, HTTP_KINDS
+from services.failpoints.names import DATA_FAULTS, ERRORS, FAILPOINTS
 from services.settings import Settings
 from services.stack.parts import PARTS, SUPERVISOR_PORT
 from services.telemetry.catalogue import EVENTS, METRICS
@@ -33,6 +33,7 @@ def _sections() -> Iterator[str]:
     yield from _section("Failure policy", ("failure", "what follows"), _policy())
     yield from _section("Failpoints", ("name", "passed by", "has happened", "has not"), _failpoints())
     yield from _section("Actions of a failpoint", ("action", "what a pass does"), _actions())
+    yield from _section("Errors at failpoints", ("where", "kinds", "what `error:KIND` does"), _errors())
     yield from _section("Data faults", ("kind", "what `lab fault inject` puts onto a topic"), _data_faults())
     yield from _section("Processes and ports", ("process", "what it is", "port", "admin", "memory bound"), _parts())
     yield from _section("Settings", ("variable", "default"), _settings())
@@ -85,10 +86,18 @@ def _failpoints() -> Iterator[tuple[str, ...]]:
         yield f"`{point.name}`", ", ".join(point.owners), point.happened, point.not_yet
 
 
+def _errors() -> Iterator[tuple[str, ...]]:
+    for start, meaning in ERRORS.items():
+        kinds = next(
+            point.errors for name, point in FAILPOINTS.items() if name.startswith(start) and point.on_error == meaning
+        )
+        yield f"`{start}`" if start in FAILPOINTS else f"`{start}…`", ", ".join(kinds), meaning
+
+
 def _actions() -> Iterator[tuple[str, ...]]:
     yield "`kill`", "SIGKILL of the process itself"
     yield "`pause:SECONDS`, `delay:MS`", "it waits, and then goes on"
-    yield "`error:KIND`", f"it fails: {', '.join(ERROR_KINDS)}; in the provider, as an answer: {', '.join(HTTP_KINDS)}"
+    yield "`error:KIND`", "it fails: see the next table"
     yield "`p=0..1` `nth=N` `count=N`", "the chance at each pass; the first pass that acts; how often at most"
     yield "`arm=NAME`", "only passes for this arm, or of this process, count; in the provider, calls of this account"
     yield (

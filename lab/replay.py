@@ -12,7 +12,7 @@ from lab.dlq import lab_settings
 from lab.load import display
 from lab.output import Exit, answer_json, fail, home, out, say
 from lab.stack import Json
-from services.failpoints import Failpoints
+from services.failpoints import Failpoints, InjectedError
 from services.replay.asking import make_plan, read_asked
 from services.replay.copying import copy
 from services.replay.plan import Plan
@@ -86,6 +86,8 @@ def _sentences(id_: str | None) -> Iterator[None]:
         yield
     except WindowError as error:
         fail(Exit.USAGE, str(error))
+    except InjectedError as error:
+        fail(Exit.FAILED, f"{error}: {again}")
     except KafkaException as error:
         fail(Exit.NOT_UP, f"the broker does not answer as it should ({error.args[0].str()}): {again}")
     except KeyboardInterrupt:

@@ -9,6 +9,24 @@ from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
 ErrorKind = Literal["timeout", "connection", "database", "invalid", "http_400", "http_429", "http_500", "http_503"]
 ERROR_KINDS: Final[tuple[ErrorKind, ...]] = get_args(ErrorKind)
 HTTP_KINDS: Final = tuple(kind for kind in ERROR_KINDS if kind.startswith("http_"))
+UNANSWERED_KINDS: Final[tuple[ErrorKind, ...]] = ("timeout", "connection", "database")
+
+# What `error:` means, by the beginning of the failpoint's name; the longest that fits. It ends no process, unless the
+# failure policy gives up: what is done again in place has failed for longer than GIVE_UP_AFTER_S.
+ERRORS: Final = {
+    "accept.": "503 to the client, who asks again under its key",
+    "publish.": "the session with the source ends; the next one begins at its table or slot",
+    "process.": "as if the last call of each message in hand had failed so: retry tier, dead letters, or dropped "
+    "(at_most_once)",
+    "process.after_retry_produced_before_commit": "no confirmation came: sent again in place",
+    "process.after_dead_letter_produced_before_commit": "no confirmation came: sent and written again in place",
+    "process.in_transaction_": "the transaction is aborted, its batch done again",
+    "process.after_email_claimed_before_sent": "as if each call had failed so: pending again where surely nothing was "
+    "sent, else uncertain; refused: a letter",
+    "redrive.": "the command ends with exit code 1; again, it goes on from there",
+    "replay.": "the command ends with exit code 1; again, it goes on from there",
+    "provider.": "it is the provider's answer",
+}
 
 
 class Failpoint(msgspec.Struct, frozen=True):
@@ -20,6 +38,11 @@ class Failpoint(msgspec.Struct, frozen=True):
     not_yet: str
     errors: tuple[ErrorKind, ...] = ERROR_KINDS  # what `error:` can be here
     by_account: bool = False  # `arm=` names whose call passes, not which process
+
+    @property
+    def on_error(self) -> str:
+        """What an error injected here is taken for."""
+        return ERRORS[max((start for start in ERRORS if self.name.startswith(start)), key=len)]
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -129,24 +152,28 @@ FAILPOINTS: Final = {
             _RETRYING,
             "the broker confirmed the failed messages of a chunk in their retry tier",
             "the offset",
+            UNANSWERED_KINDS,
         ),
         Failpoint(
             "process.after_dead_letter_produced_before_commit",
             (*_RETRYING, *_KAFKA_TRANSACTIONS),
             "the letters of a chunk are in the dead letter topic and in the table",
             "the offset",
+            UNANSWERED_KINDS,
         ),
         Failpoint(
             "process.in_transaction_before_offsets",
             _KAFKA_TRANSACTIONS,
             "records and charges of a batch are applied, its output is produced, within the transaction",
             "the offsets",
+            UNANSWERED_KINDS,
         ),
         Failpoint(
             "process.in_transaction_after_offsets",
             _KAFKA_TRANSACTIONS,
             "the offsets of the batch are in the transaction, too",
             "its commit",
+            UNANSWERED_KINDS,
         ),
         Failpoint(
             "process.after_email_claimed_before_sent",

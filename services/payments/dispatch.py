@@ -3,7 +3,8 @@
 import hashlib
 import random
 import time
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import msgspec
@@ -62,7 +63,8 @@ class Dispatch:
             await self.produce([record for *_, record in retries])
             for deferred, place, record in retries:
                 self._trace_retry(deferred, place, record[0], start_ns)
-            await self._tools.failpoints.hit("process.after_retry_produced_before_commit")
+            resend = partial(self.produce, [record for *_, record in retries])
+            await self._confirmed("process.after_retry_produced_before_commit", resend)
         if letters:
             await self._bury(letters, sources, {d.message.at: d.attempts for d in failed.deferred})
 
@@ -71,6 +73,19 @@ class Dispatch:
         if early:
             topic = self._tools.arm.retry_topic(TIERS[-1])
             await self.produce([_record(topic, source, source.life) for source in early])
+
+    async def _confirmed(self, failpoint: str, again: Callable[[], Awaitable[None]]) -> None:
+        """Pass the failpoint behind a confirmation. An error there is one that did not come: `again`."""
+        sent = True
+
+        async def once() -> None:
+            nonlocal sent
+            if not sent:
+                await again()
+            sent = False
+            await self._tools.failpoints.hit(failpoint)
+
+        await self._tools.patience.until_done(failpoint, once)
 
     async def produce(self, records: Sequence[Record]) -> None:
         """Until the broker has confirmed them all. One that it refuses for ever is sent as its digest."""
@@ -121,7 +136,12 @@ class Dispatch:
         for letter, one in zip(letters, filed, strict=True):
             self._tell(letter)
             self._trace_letter(letter, one.attempts, start_ns)
-        await self._tools.failpoints.hit("process.after_dead_letter_produced_before_commit")
+
+        async def again() -> None:
+            await self.produce(records)
+            await self._tools.ledger.insert_dead_letters(filed)
+
+        await self._confirmed("process.after_dead_letter_produced_before_commit", again)
 
     def _count_retry(self, deferred: Deferred, tier: str) -> None:
         reason = deferred.failure.reason

@@ -10,9 +10,11 @@ from uuid import UUID
 
 from opentelemetry.trace import SpanContext
 
+from services.domain.failure_policy import Failure
 from services.domain.messages import Coordinates, Message
+from services.failpoints import InjectedError
 from services.payments.ledger import FiledLetter
-from services.payments.patience import CallFailed
+from services.payments.patience import CallFailed, failure_of
 from services.payments.trail import Trail, call_attributes
 from services.payments.unapplied import Letter
 from services.telemetry.tracing import log_fields, new_context, sampled
@@ -73,8 +75,11 @@ class EmailSender:
         rows = await tools.ledger.fetch("claim_emails", tools.life, self._batch)
         if not rows:
             return 0
-        await tools.failpoints.hit("process.after_email_claimed_before_sent")
-        states = await asyncio.gather(*(self._send(row) for row in rows))
+        try:
+            await tools.failpoints.hit("process.after_email_claimed_before_sent")
+            states = await asyncio.gather(*(self._send(row) for row in rows))
+        except InjectedError as error:
+            states = [_state_after(failure_of(error))] * len(rows)
         refused = [row for row, state in zip(rows, states, strict=True) if state == "refused"]
         await tools.ledger.insert_dead_letters([_letter(row) for row in refused])
         await tools.ledger.fetch("settle_emails", [row["message_id"] for row in rows], states, tools.life)
@@ -96,7 +101,7 @@ class EmailSender:
         try:
             await self._tools.provider.email(row["message_id"], row["customer_id"], at, waits=False)
         except CallFailed as error:
-            state, failed = _state_after(error), error.failure.reason
+            state, failed = _state_after(error.failure), error.failure.reason
         self._trace(row["message_id"], start_ns, state, failed)
         return state
 
@@ -135,8 +140,8 @@ def _letter(row: Any) -> FiledLetter:
     return FiledLetter(letter=letter, run=row["run"], first_failure_ms=now_ms, last_failure_ms=now_ms)
 
 
-def _state_after(error: CallFailed) -> str:
+def _state_after(failure: Failure) -> str:
     """A refusal that surely came before anything happened leads back; anything else is not known."""
-    if error.failure.reason in ("connection", "rate_limited"):
+    if failure.reason in ("connection", "rate_limited"):
         return "pending"
-    return "uncertain" if error.failure.retryable else "refused"
+    return "uncertain" if failure.retryable else "refused"

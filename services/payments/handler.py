@@ -42,7 +42,6 @@ class Handler:
         taken = Taken(records, now_ms=int(time.time() * 1000))
         trail.take(taken.sources)
         await self._dispatch.send_round(taken.early)
-        await tools.failpoints.hit("process.after_read")
         failed = await self._arm.apply(taken.messages) if taken.messages else Unapplied()
         if failed := failed + Unapplied(taken.letters):
             await self._dispatch.send_on(taken.sources, failed)

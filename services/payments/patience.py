@@ -8,7 +8,8 @@ from typing import TypeVar
 
 import asyncpg
 
-from services.domain.failure_policy import DeadLetter, Failure, GiveUp, decide, of_sqlstate
+from services.domain.failure_policy import DeadLetter, Failure, GiveUp, decide, of_http, of_sqlstate
+from services.failpoints import InjectedError
 from services.payments.trail import CURRENT
 from services.storage.postgres import AWAY
 from services.telemetry.logs import Log
@@ -55,7 +56,7 @@ class Patience:
             attempt += 1
             try:
                 return await operation()
-            except (CallFailed, *AWAY) as error:
+            except (CallFailed, InjectedError, *AWAY) as error:
                 failure = failure_of(error)
                 decision = decide(
                     failure, attempt=attempt, elapsed_s=time.monotonic() - began, draw=self._random.random()
@@ -78,8 +79,17 @@ def failure_of(error: BaseException) -> Failure:
     """What the failure policy takes an error for."""
     if isinstance(error, CallFailed):
         return error.failure
+    if isinstance(error, InjectedError):
+        return _injected(error)
     if isinstance(error, asyncpg.PostgresError):
         return of_sqlstate(error.sqlstate or "", f"{type(error).__name__}: {error}")
     if isinstance(error, TimeoutError):
         return Failure("timeout", True, f"{type(error).__name__}: {error}")
     return Failure("connection", True, f"{type(error).__name__}: {error}")
+
+
+def _injected(error: InjectedError) -> Failure:
+    """What a call or statement that failed so would have been."""
+    if (status := error.http_status) is not None:
+        return of_http(status, str(error))
+    return Failure(error.kind, error.kind != "invalid", str(error))  # type: ignore[arg-type]  # the other kinds are reasons

@@ -1,5 +1,6 @@
 """What a chunk leaves behind that was not applied: never to be, or later."""
 
+from collections.abc import Sequence
 from uuid import UUID
 
 import msgspec
@@ -36,6 +37,13 @@ class Unapplied(msgspec.Struct, frozen=True):
 
     def __add__(self, other: "Unapplied") -> "Unapplied":
         return Unapplied(self.letters + other.letters, self.deferred + other.deferred)
+
+    @classmethod
+    def all_of(cls, messages: Sequence[Message], failure: Failure) -> "Unapplied":
+        """All of them failed so, each in a try that counts."""
+        if failure.retryable:
+            return cls(deferred=[Deferred(m, failure, m.attempts + 1) for m in messages])
+        return cls([Letter(m.at, m.id, failure.reason, failure.detail) for m in messages])
 
     def places(self) -> set[Coordinates]:
         """Where they lie."""

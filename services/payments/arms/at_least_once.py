@@ -28,10 +28,11 @@ class AtLeastOnce:
     async def apply(self, messages: Sequence[Message]) -> Unapplied:
         """Apply all effects of a chunk, naively."""
         tools, provider = self._tools, self._tools.provider
-        charging = wanting("charge", messages)
-        failed = await tools.each("charge", charging, provider.charge)
+        failed = await tools.passing("process.after_read", messages)
+        charging = wanting("charge", without(failed, messages))
+        failed += await tools.each("charge", charging, provider.charge)
         if charging:
-            await tools.failpoints.hit("process.after_charge_before_record")
+            failed += await tools.passing("process.after_charge_before_record", without(failed, charging))
         good = without(failed, messages)
         with step("record", good):
             await tools.ledger.insert_records(good)
@@ -39,8 +40,7 @@ class AtLeastOnce:
         failed += await tools.each(
             "email", wanting("email", good), lambda m: provider.email(m.id, m.payload.customer_id, m.at)
         )
-        await tools.failpoints.hit("process.after_record_before_commit")
-        return failed
+        return failed + await tools.passing("process.after_record_before_commit", without(failed, messages))
 
     async def run_beside(self) -> None:
         """Nothing: everything happens within the chunk."""

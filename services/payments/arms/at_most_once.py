@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from services.broker.delivery import Chunk, DeliveryApp
 from services.broker.lanes import Handle
 from services.domain.messages import Message
+from services.failpoints import InjectedError
 from services.payments.arms.base import Tools, wanting, without
 from services.payments.patience import failure_of
 from services.payments.trail import mark, step
@@ -27,10 +28,21 @@ def committed_first(app: DeliveryApp, tools: Tools, handle: Handle) -> Handle:
 
     async def commit_then_handle(chunk: Chunk) -> None:
         if await app.consumer.commit_first(chunk):
-            await tools.failpoints.hit("process.after_commit_before_effect")
-            await handle(chunk)
+            try:
+                await tools.failpoints.hit("process.after_commit_before_effect")
+            except InjectedError as error:
+                _tell_dropped(tools, chunk, error)
+            else:
+                await handle(chunk)
 
     return commit_then_handle
+
+
+def _tell_dropped(tools: Tools, chunk: Chunk, error: InjectedError) -> None:
+    """A chunk that failed before it was decoded: what was in it, nobody knows."""
+    for record in chunk.records:
+        at = f"{record.topic}/{record.partition}/{record.offset}"
+        tools.log.event("effect.dropped", "warning", effect="record", at=at, detail=str(error), **{"message.id": ""})
 
 
 class AtMostOnce:
@@ -42,10 +54,12 @@ class AtMostOnce:
     async def apply(self, messages: Sequence[Message]) -> Unapplied:
         """Apply all effects of a chunk, each tried once. What fails is said and dropped, with what follows from it."""
         tools, provider = self._tools, self._tools.provider
-        charging = wanting("charge", messages)
-        good = self._drop("charge", await tools.each("charge", charging, provider.charge), messages)
+        good = self._drop("record", await tools.passing("process.after_read", messages), messages)
+        charging = wanting("charge", good)
+        good = self._drop("charge", await tools.each("charge", charging, provider.charge), good)
         if charging:
-            await tools.failpoints.hit("process.after_charge_before_record")
+            unanswered = await tools.passing("process.after_charge_before_record", wanting("charge", good))
+            good = self._drop("record", unanswered, good)
         good = self._drop("record", await self._insert_records(good), good)
         emailing = wanting("email", good)
         self._drop("email", await tools.each("email", emailing, self._email), emailing)

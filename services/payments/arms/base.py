@@ -10,9 +10,9 @@ import msgspec
 
 from services.domain.arms import ConsumerArm
 from services.domain.messages import Message
-from services.failpoints import Failpoints
+from services.failpoints import Failpoints, InjectedError
 from services.payments.ledger import Ledger
-from services.payments.patience import CallFailed, Patience
+from services.payments.patience import CallFailed, Patience, failure_of
 from services.payments.third_party import Provider
 from services.payments.trail import CURRENT, Trails
 from services.payments.unapplied import Deferred, Letter, Unapplied
@@ -49,6 +49,14 @@ class Tools(msgspec.Struct, frozen=True):
         """Count effects as this process sees them: once a chunk and outcome."""
         if amount:
             self.metrics.add("delivery.effects", amount, arm=self.arm.name, effect=effect, outcome=outcome)
+
+    async def passing(self, failpoint: str, messages: Sequence[Message]) -> Unapplied:
+        """Pass a failpoint with these messages in hand; an error injected there is a failed try of each."""
+        try:
+            await self.failpoints.hit(failpoint)
+        except InjectedError as error:
+            return Unapplied.all_of(messages, failure_of(error))
+        return Unapplied()
 
     async def each(
         self, effect: str, messages: Sequence[Message], call: Callable[[Message], Awaitable[Any]]

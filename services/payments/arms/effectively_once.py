@@ -42,7 +42,8 @@ class EffectivelyOnce:
     async def apply(self, messages: Sequence[Message]) -> Unapplied:
         """Apply all effects of a chunk that are not applied yet."""
         tools = self._tools
-        chunk = split(messages)
+        unread = await tools.passing("process.after_read", messages)
+        chunk = split(without(unread, messages))
         met = await self._reserve(chunk.firsts, chunk.repeats)
         refused = [_LETTERS[row["decision"]](m, row) for m, row in met if row["decision"] in _LETTERS]
         resumed = {m.id: row["first_attempt"] for m, row in met if row["decision"] == "resumed"}
@@ -50,9 +51,8 @@ class EffectivelyOnce:
         todo = [m for m in chunk.firsts if m.at not in known or m.id in resumed]
         tools.count("record", "applied", sum("charge" not in m.effects for m in todo))
         charging = wanting("charge", todo)
-        failed = await self._charge(charging, resumed) if charging else Unapplied()
-        await tools.failpoints.hit("process.after_record_before_commit")
-        return failed + Unapplied(refused)
+        failed = unread + Unapplied(refused) + (await self._charge(charging, resumed) if charging else Unapplied())
+        return failed + await tools.passing("process.after_record_before_commit", without(failed, messages))
 
     async def run_beside(self) -> None:
         """Send the emails whose rows are committed, and keep the dedup window."""
@@ -92,9 +92,10 @@ class EffectivelyOnce:
     async def _charge(self, charging: list[Message], resumed: dict[UUID, datetime]) -> Unapplied:
         """Charge, then complete."""
         tools = self._tools
-        await tools.failpoints.hit("process.after_reserve_before_charge")
+        failed = await tools.passing("process.after_reserve_before_charge", charging)
+        charging = without(failed, charging)
         late = [m for m in charging if m.id in resumed and self._not_after(resumed[m.id]) < datetime.now(UTC)]
-        failed = Unapplied(await self._look_up(late))
+        failed += Unapplied(await self._look_up(late))
         looked_up = {m.id for m in late}
         calls = [m for m in charging if m.id not in looked_up]
         failed += await tools.each(
@@ -102,7 +103,7 @@ class EffectivelyOnce:
             calls,
             lambda m: tools.provider.charge(m, key=str(m.id), not_after=self._not_after(resumed.get(m.id))),
         )
-        await tools.failpoints.hit("process.after_charge_before_record")
+        failed += await tools.passing("process.after_charge_before_record", without(failed, charging))
         applied = without(failed, charging)
         emailing = wanting("email", applied)
         self._emails.expect(emailing, CURRENT.get())
