@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from asyncpg.pgproto.pgproto import UUID as QuickUUID  # what asyncpg's rows hold; made and written ten times as fast
+
 BEGIN: Final = ord("B")
 COMMIT: Final = ord("C")
 INSERT: Final = ord("I")
@@ -77,7 +79,7 @@ def inserted(message: bytes) -> Inserted:
         raise UnexpectedMessage(f"jsonb of version {headers[0]}")
     return Inserted(
         _int64(position)[0],
-        UUID(bytes=message_id),
+        QuickUUID(message_id),
         key,
         type_.decode(),
         payload,
