@@ -20,6 +20,7 @@ from lab.stack import Json
 from lab.verdicts import COLOURS, show
 from loadtest import scenario as scenarios_
 from loadtest.kept import Played, kept, read_kept
+from loadtest.own import with_arm
 from loadtest.play import Player, fits
 from loadtest.report import MARKDOWN_FILE, write
 from loadtest.scenario import Scenario, ScenarioError
@@ -28,8 +29,10 @@ from loadtest.totals import Snapshot
 from services.auditor.audit import Unreachable
 from services.settings import read_settings
 from services.stack import client, control
+from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.launch import PASSED_ON
+from services.stack.own import Manifest, build, read_manifest, resolved
 from services.storage.postgres import AWAY
 
 _EXITS: Final = {"PASS": Exit.DONE, "FAIL": Exit.FAILED, "INCONCLUSIVE": Exit.NOT_UP}
@@ -42,6 +45,9 @@ def run(
     seed: Annotated[
         int | None, typer.Option(help="Of requests, keys and faults; drawn and printed if not given.")
     ] = None,
+    arm: Annotated[
+        Path | None, typer.Option(help="The manifest of a consumer of your own, judged beside the others.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Play a scenario: load and faults by a seed, then drain, audit and a verdict. Starts the lab that it needs.
@@ -52,12 +58,24 @@ def run(
         chosen = scenarios_.read(scenario)
     except ScenarioError as error:
         fail(Exit.USAGE, str(error))
-    played = play(home(), chosen, _seed(seed, chosen))
+    place = home()
+    manifest = None if arm is None else _manifest(place, arm)
+    played = play(place, chosen if manifest is None else with_arm(chosen, manifest), _seed(seed, chosen), manifest)
     if as_json:
         answer_json(document(played))
     else:
         show(played)
     sys.exit(_EXITS[played.verdict])
+
+
+def _manifest(place: Home, file: Path) -> Manifest:
+    """The consumer, built and ready to be started; ends with a sentence when that does not work."""
+    try:
+        manifest = resolved(read_manifest(file), place)
+        build(manifest)
+    except StackError as error:
+        fail(Exit.USAGE, str(error))
+    return manifest
 
 
 def _seed(given: int | None, scenario: Scenario) -> int:
@@ -66,13 +84,13 @@ def _seed(given: int | None, scenario: Scenario) -> int:
     return secrets.randbelow(10**6) if scenario.seed is None else scenario.seed
 
 
-def play(place: Home, scenario: Scenario, seed: int) -> Played:
+def play(place: Home, scenario: Scenario, seed: int, own: Manifest | None = None) -> Played:
     """Play it on the lab of this place, which is started, or started anew, as it is needed."""
     try:
         with errors_as_sentences():
             _make_ready(place, scenario, seed)
             with display() as line:
-                player = Player(place, scenario, seed, say=say, show=_Progress(line))
+                player = Player(place, scenario, seed, own=own, say=say, show=_Progress(line))
                 plan = scenario.plan(player.run, seed)
                 say(f"{scenario.name}: {scenario.teaches}")
                 say(f"load: {plan.planned} requests in {plan.duration_s:g} s, run {player.run}, seed {seed}")

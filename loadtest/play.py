@@ -9,6 +9,7 @@ from typing import Final
 from loadtest.exercised import chances, count_in_stores, retry_ends
 from loadtest.kept import Played, fault_of, fresh_run, keep, row_of
 from loadtest.nemesis import Nemesis
+from loadtest.own import end, settle, start
 from loadtest.run import Load, start_plan
 from loadtest.scenario import Scenario
 from loadtest.totals import Snapshot
@@ -23,6 +24,7 @@ from services.stack import client
 from services.stack.drain import Arms, Waiting, drain
 from services.stack.errors import StackError
 from services.stack.home import Home
+from services.stack.own import Manifest
 
 VERSIONS_OF: Final = (
     "delivery-lab",
@@ -44,7 +46,9 @@ Show = Callable[[float, Snapshot], None]  # called a few times a second with the
 class Player:
     """One run of one scenario."""
 
-    def __init__(self, home: Home, scenario: Scenario, seed: int, *, say: Say, show: Show) -> None:
+    def __init__(
+        self, home: Home, scenario: Scenario, seed: int, *, own: Manifest | None = None, say: Say, show: Show
+    ) -> None:
         self.run = fresh_run(home.path, scenario.name, seed)
         self._home, self._scenario, self._seed, self._say, self._show = home, scenario, seed, say, show
         self._settings = read_settings(
@@ -52,8 +56,9 @@ class Player:
         )
         self._arms = Arms(
             tuple(PUBLISHER_ARMS[name] for name in scenario.arms.publishers),
-            tuple(CONSUMER_ARMS[name] for name in scenario.arms.consumers),
+            tuple(CONSUMER_ARMS[name] for name in scenario.arms.consumers) + ((own.arm,) if own else ()),
         )
+        self._own = own
         self._interrupted = False
         self._left: list[Waiting] = []
 
@@ -65,6 +70,8 @@ class Player:
         home, scenario = self._home, self._scenario
         client.clear(home)
         self._scale(scenario.arms.replicas)
+        if self._own:
+            start(home, self._settings, self._own, self._say)
         first = self._ends()
         retried = retry_ends(self._settings, self._arms.consumers)
         nemesis = Nemesis(
@@ -76,6 +83,8 @@ class Player:
         self._calm(nemesis)
         document = asyncio.run(self._audit())
         self._scale(dict.fromkeys(scenario.arms.replicas, 1))
+        if self._own:
+            end(home, self._own)
         ended = time.time()
         retries = retry_ends(self._settings, self._arms.consumers) - retried
         counted = asyncio.run(
@@ -83,7 +92,8 @@ class Player:
         )
         seen = chances(nemesis.faults, nemesis.notes, counted, totals)
         doubts = [*self._doubts(totals, first), *nemesis.failures]
-        judged = judge_run(document, seen, scenario.terms(), doubts=doubts)
+        consumers = {arm.name: arm for arm in self._arms.consumers}
+        judged = judge_run(document, seen, scenario.terms(), consumers=consumers, doubts=doubts)
         played = Played(
             scenario=scenario.name,
             teaches=scenario.teaches,
@@ -159,7 +169,12 @@ class Player:
         timeout_s = self._scenario.drain_s
         self._say(f"drain: until nothing waits any more, {timeout_s:g} s at most")
         postgres, kafka = self._settings.postgres, self._settings.kafka
-        self._left = asyncio.run(drain(postgres, kafka, timeout_s, lambda _: None, self._arms))
+        arms = self._arms
+        if self._own and self._own.offsets == "own":
+            arms = Arms(arms.publishers, [arm for arm in arms.consumers if arm.name != self._own.name])
+        self._left = asyncio.run(drain(postgres, kafka, timeout_s, lambda _: None, arms))
+        if arms is not self._arms and self._own:
+            settle(self._settings, self._own, timeout_s)
         for waiting in self._left:
             self._say(f"  still waiting: {waiting}")
 
