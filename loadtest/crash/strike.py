@@ -28,7 +28,7 @@ from services.stack.home import Home
 RATE: Final = 15.0  # requests a second, at every publisher arm
 LONGEST_LOAD_S: Final = 1800.0
 ACTION_S: Final = 90.0  # in which a place must be passed as often as its action asks for
-CHANCE_S: Final = 30.0  # how long an action by chance has
+CHANCE_S: Final = 20.0  # how long an action by chance has
 READY_S: Final = 90.0
 DRAIN_S: Final = 180.0
 LOOK_EVERY_S: Final = 0.25
