@@ -242,13 +242,20 @@ SHORT: Final[Mapping[str, str]] = {
 
 def short_rounds() -> Iterator[Round]:
     """First what strikes one arm, then what strikes all of them: the provider, and the commands."""
-    cells = [
-        msgspec.structs.replace(cell, actions=KILLS[:1], needs=_briefly(cell.needs))
-        for cell in CELLS
-        if SHORT[cell.failpoint] == cell.process and not cell.account
-    ]
+    cells = list(_short(KILLS[0]))
     yield Round(tuple(cell for cell in cells if len(cell.arms) == 1 and cell.process not in COMMANDS))
     yield Round(tuple(cell for cell in cells if len(cell.arms) > 1 or cell.process in COMMANDS))
+
+
+def errors_round() -> Round:
+    """The places of the consumer arms, with an error instead of a kill."""
+    return Round(tuple(cell for cell in _short("error:connection count=2") if cell.failpoint.startswith("process.")))
+
+
+def _short(action: str) -> Iterator[Cell]:
+    for cell in CELLS:
+        if SHORT[cell.failpoint] == cell.process and not cell.account:
+            yield msgspec.structs.replace(cell, actions=(action,), needs=_briefly(cell.needs))
 
 
 def _briefly(needs: Provocation) -> Provocation:

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 
 from loadtest.crash.__main__ import parts
-from loadtest.crash.cells import short_rounds
+from loadtest.crash.cells import Round, errors_round, short_rounds
 from loadtest.crash.strike import carry_out
 from loadtest.crash.verdicts import results
-from services.stack import control
+from services.stack import client, control
 from services.stack.home import Home
 from tests.conftest import free_home, say
 
@@ -26,10 +26,25 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Home]:
         control.down(home, say)
 
 
-@pytest.mark.timeout(400)
-def test_every_failpoint_kills_and_every_promise_holds(lab: Home) -> None:
+def check(lab: Home, round_: Round, name: str, kills: int) -> None:
+    """Each cell of the round was struck, every promise held, and what had to break broke."""
     print(f"seed {SEED}")
-    for number, round_ in enumerate(short_rounds()):
-        outcome = carry_out(lab, round_, f"matrix-{number}", SEED, say)
-        for result in results(round_, outcome, at=0.0, seed=SEED):
-            assert (result.verdict, result.kills) == ("PASS", 1), f"{result.cell}: {result.why}"
+    outcome = carry_out(lab, round_, name, SEED, say)
+    for result in results(round_, outcome, at=0.0, seed=SEED):
+        assert (result.verdict, result.kills) == ("PASS", kills), f"{result.cell}: {result.why}"
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("number", [0, 1], ids=["one-arm", "all-arms"])
+def test_every_failpoint_kills_and_every_promise_holds(lab: Home, number: int) -> None:
+    check(lab, list(short_rounds())[number], f"matrix-{number}", 1)
+
+
+@pytest.mark.timeout(300)
+def test_an_error_at_the_same_places_ends_no_process(lab: Home) -> None:
+    def restarts() -> dict[str, int]:
+        return {process["name"]: process["restarts"] for process in client.status(lab)["processes"]}
+
+    before = restarts()
+    check(lab, errors_round(), "errors", 0)
+    assert restarts() == before
