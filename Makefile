@@ -55,9 +55,10 @@ format: $(VENV)/.dev ## format and sort imports
 boards: $(VENV)/.dev ## make dashboards/generated from the code
 	$(BIN)/python -m dashboards.generate
 
-docs: $(VENV)/.runtime ## make docs/reference.md and docs/semantics.md from the code
+docs: $(VENV)/.runtime ## make docs/reference.md, docs/semantics.md and docs/telemetry.md from the code
 	$(BIN)/python -m lab.reference
 	$(BIN)/python -m lab.semantics
+	$(BIN)/python -m lab.numbers
 
 lock: $(VENV)/.dev ## resolve requirements/ anew from pyproject.toml
 	$(BIN)/uv pip compile $(COMPILE) pyproject.toml -o requirements/runtime.txt

@@ -12,7 +12,7 @@ from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
 from services.failpoints.names import DATA_FAULTS, ERRORS, FAILPOINTS
 from services.settings import Settings
 from services.stack.parts import PARTS, SUPERVISOR_PORT
-from services.telemetry.catalogue import EVENTS, METRICS
+from services.telemetry.catalogue import EVENTS
 from services.telemetry.spans import SPANS
 
 FILE: Final = Path(__file__).parent.parent / "docs" / "reference.md"
@@ -28,21 +28,23 @@ def _sections() -> Iterator[str]:
     yield "# Reference"
     yield ""
     yield "Made from the code by `make docs`; a test fails when it is out of date. Words: see the README."
-    yield from _section("Publisher arms", ("arm", "how", "promise"), _publishers())
-    yield from _section("Consumer arms", ("arm", "how", "promise by effect"), _consumers())
-    yield from _section("Failure policy", ("failure", "what follows"), _policy())
-    yield from _section("Failpoints", ("name", "passed by", "has happened", "has not"), _failpoints())
-    yield from _section("Actions of a failpoint", ("action", "what a pass does"), _actions())
-    yield from _section("Errors at failpoints", ("where", "kinds", "what `error:KIND` does"), _errors())
-    yield from _section("Data faults", ("kind", "what `lab fault inject` puts onto a topic"), _data_faults())
-    yield from _section("Processes and ports", ("process", "what it is", "port", "admin", "memory bound"), _parts())
-    yield from _section("Settings", ("variable", "default"), _settings())
-    yield from _section("Metrics", ("Prometheus name", "kind", "unit", "labels", "what it counts"), _metrics())
-    yield from _section("Spans", ("span", "name", "kind", "parent", "links to", "what it is"), _spans())
-    yield from _section("Log events", ("event", "what it says"), _events())
+    yield from section("Publisher arms", ("arm", "how", "promise"), _publishers())
+    yield from section("Consumer arms", ("arm", "how", "promise by effect"), _consumers())
+    yield from section("Failure policy", ("failure", "what follows"), _policy())
+    yield from section("Failpoints", ("name", "passed by", "has happened", "has not"), _failpoints())
+    yield from section("Actions of a failpoint", ("action", "what a pass does"), _actions())
+    yield from section("Errors at failpoints", ("where", "kinds", "what `error:KIND` does"), _errors())
+    yield from section("Data faults", ("kind", "what `lab fault inject` puts onto a topic"), _data_faults())
+    yield from section("Processes and ports", ("process", "what it is", "port", "admin", "memory bound"), _parts())
+    yield from section("Settings", ("variable", "default"), _settings())
+    yield ""
+    yield "Metrics are in [telemetry.md](telemetry.md), with which number to trust for what."
+    yield from section("Spans", ("span", "name", "kind", "parent", "links to", "what it is"), _spans())
+    yield from section("Log events", ("event", "what it says"), _events())
 
 
-def _section(title: str, headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+def section(title: str, headings: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> Iterator[str]:
+    """A heading and a table."""
     yield ""
     yield f"## {title}"
     yield ""
@@ -123,12 +125,6 @@ def _settings() -> Iterator[tuple[str, ...]]:
     defaults = zip(Settings.__struct_fields__, Settings.__struct_defaults__, strict=True)
     for name, default in defaults:
         yield f"`LAB_{name.upper()}`", f"`{default}`" if default != "" else ""
-
-
-def _metrics() -> Iterator[tuple[str, ...]]:
-    for metric in METRICS.values():
-        labels = ", ".join(metric.labels)
-        yield f"`{metric.prometheus}`", metric.kind, f"`{metric.unit}`", labels, metric.description
 
 
 def _spans() -> Iterator[tuple[str, ...]]:

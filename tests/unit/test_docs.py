@@ -3,11 +3,12 @@
 import re
 from pathlib import Path
 
-from lab import semantics
+from lab import numbers, semantics
 from lab.main import app
 from lab.reference import FILE, reference
 from loadtest.proof import proved
 from loadtest.scenario import names
+from services.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[2]
 
@@ -18,6 +19,16 @@ def test_the_reference_is_what_the_code_would_write() -> None:
 
 def test_the_semantics_are_what_the_code_would_write() -> None:
     assert semantics.FILE.read_text() == semantics.semantics(proved()), "out of date: run `make docs`"
+
+
+def test_the_page_of_telemetry_is_what_the_code_would_write() -> None:
+    assert numbers.FILE.read_text() == numbers.numbers(), "out of date: run `make docs`"
+
+
+def test_every_metric_that_the_page_of_telemetry_speaks_of_exists() -> None:
+    names = {metric.prometheus for metric in METRICS.values()}
+    spoken = set(re.findall(r"`((?:delivery|messaging|process)_[a-z_]+)[`{]", numbers.FILE.read_text()))
+    assert spoken - {"delivery_consumer_lag_"} <= names
 
 
 def test_every_answer_names_a_scenario_that_there_is() -> None:
