@@ -11,7 +11,7 @@ from typing import Final
 
 import psutil
 
-from services.stack import jars, kafka, postgres
+from services.stack import jars, kafka, postgres, zipkin
 from services.stack.debian import PACKAGES
 from services.stack.home import Home
 from services.stack.parts import PARTS, SUPERVISOR_PORT
@@ -106,6 +106,8 @@ def hints(home: Home) -> list[str]:
         for package in PACKAGES
         if package.find() is None
     ]
+    if zipkin.find() is None:
+        found.append("Zipkin is not downloaded yet; `lab up` does it")
     if (free_mb := psutil.virtual_memory().available >> 20) < FREE_MEMORY_MB:
         found.append(f"only {free_mb} MB of memory are available; the lab wants {FREE_MEMORY_MB}")
     if (os.cpu_count() or 1) < 2:

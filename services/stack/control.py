@@ -14,7 +14,7 @@ from typing import Any, Final
 import psutil
 
 from services.failpoints.grammar import Armed, FailpointError, parse_all
-from services.stack import alertmanager, jars, kafka, postgres, prometheus
+from services.stack import alertmanager, jars, kafka, postgres, prometheus, zipkin
 from services.stack.checks import problems
 from services.stack.client import NotUp, Refused, call, status
 from services.stack.debian import ALERTMANAGER, PACKAGES
@@ -159,6 +159,16 @@ def install(say: Say) -> None:
                 say(f"unpacking {package.name} from Debian's package ({package.megabytes} MB, once)")
                 if package.install() is None:
                     say(package.how_to)
+        if zipkin.find() is None:
+            _install_zipkin(say)
+
+
+def _install_zipkin(say: Say) -> None:
+    say("downloading Zipkin (86 MB, once)")
+    try:
+        zipkin.install()
+    except StackError as error:  # the lab goes on without its page
+        say(f"{error}\n{zipkin.HOW_TO}")
 
 
 def _progress(say: Say, done: int, total: int) -> None:

@@ -120,6 +120,7 @@ class Home(msgspec.Struct, frozen=True):
             "LAB_LEDGER": self.postgres_url("ledger"),
             "LAB_PROVIDER": self.http_url(PARTS["provider"]),
             "LAB_PROMETHEUS": self.http_url(PARTS["prometheus"]),
+            "LAB_ZIPKIN": self.http_url(PARTS["zipkin"]),
             "LAB_SUPERVISOR": self.supervisor_url,
         }
 
@@ -150,4 +151,4 @@ class Home(msgspec.Struct, frozen=True):
 
 
 def _speaks_http(part: Part) -> bool:
-    return part.kind in ("service", "prometheus", "alertmanager")
+    return part.kind in ("service", "prometheus", "alertmanager", "zipkin")

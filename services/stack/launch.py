@@ -9,8 +9,7 @@ from typing import Final
 
 import msgspec
 
-from services.stack import alertmanager, kafka, postgres, prometheus
-from services.stack.debian import ALERTMANAGER, PROMETHEUS
+from services.stack import alertmanager, kafka, postgres, prometheus, zipkin
 from services.stack.home import Home
 from services.stack.jars import cache_dir
 from services.stack.own import Manifest
@@ -23,7 +22,7 @@ PASSED_ON: Final = (
     "LAB_KEY_LIFETIME_S", "LAB_RELAY_BATCH", "LAB_RELAY_IDLE_POLL_MS", "LAB_POOL_SIZE", "LAB_PUBLISHERS",
     "LAB_CONSUMERS",
     "LAB_SLOT_LAG_BOUND_MB",
-    "LAB_DEDUP_WINDOW_S", "LAB_APPLY_OLDER_THAN_WINDOW",
+    "LAB_DEDUP_WINDOW_S", "LAB_APPLY_OLDER_THAN_WINDOW", "LAB_TRACE_RATIO", "LAB_TRACE_BUDGET_PER_S", "LAB_OTLP",
 )  # fmt: skip
 
 
@@ -54,11 +53,12 @@ def launch(part: Part, replica: int, home: Home, *, faults: bool) -> Launch:
         command = kafka.command(home.run, cache_dir() / "jars", part.memory_mb)
         return Launch(command, _plain_environment(), stop_timeout_s=20.0)
     if part.kind == "prometheus":
-        binary = PROMETHEUS.find() or Path("prometheus")
-        return Launch(prometheus.command(binary, home), _plain_environment())
+        return Launch(prometheus.command(home), _plain_environment())
     if part.kind == "alertmanager":
-        binary = ALERTMANAGER.find() or Path("alertmanager")
-        return Launch(alertmanager.command(binary, home), _plain_environment())
+        return Launch(alertmanager.command(home), _plain_environment())
+    if part.kind == "zipkin":
+        settings = zipkin.environment(home.bind, home.port(part.port))
+        return Launch(zipkin.command(zipkin.find() or Path("zipkin.jar")), {**_plain_environment(), **settings})
     command = [sys.executable, "-m", part.module, *part.arguments]
     return Launch(command, service_environment(part, replica, home, os.environ, faults=faults))
 

@@ -8,7 +8,7 @@ import msgspec
 from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS
 from services.domain.messages import ORDERS
 
-Kind = Literal["postgres", "kafka", "prometheus", "alertmanager", "service", "task", "own"]
+Kind = Literal["postgres", "kafka", "prometheus", "alertmanager", "zipkin", "service", "task", "own"]
 Dependencies = tuple[str, ...]
 
 SUPERVISOR_PORT: Final = 100  # offsets from LAB_PORT_BASE
@@ -124,6 +124,7 @@ PARTS: Final[Mapping[str, Part]] = {
             memory_mb=200,
             optional=True,
         ),
+        Part(name="zipkin", kind="zipkin", gloss="traces", port=12, memory_mb=500, optional=True),
         Part(
             name="console",
             kind="service",
@@ -187,6 +188,15 @@ PARTS: Final[Mapping[str, Part]] = {
             module="services.probe",
             admin_port=190,
         ),
+        Part(
+            name="auditor",
+            kind="service",
+            gloss="proves what is lost, doubled, made up",
+            after=("provision",),
+            module="services.auditor",
+            admin_port=191,
+            memory_mb=1500,
+        ),
         *_publisher_parts(),
         *_consumer_parts(),
         *_lane_parts(),
@@ -194,7 +204,19 @@ PARTS: Final[Mapping[str, Part]] = {
 }
 
 
-OWN: Final[dict[str, Part]] = {}  # consumers of the user's own, in the supervisor that runs them
+# Processes that come and go while a lab runs: the gentle load (`lab scale load 1`), a consumer of the user's own.
+GUESTS: Final[dict[str, Part]] = {
+    "load": Part(
+        name="load",
+        kind="service",
+        gloss="a gentle load that keeps the pages alive",
+        module="loadtest.gentle",
+        admin_port=192,
+        memory_mb=200,
+        replicable=True,
+        optional=True,
+    ),
+}
 
 
 class UnknownPart(LookupError):
@@ -223,7 +245,7 @@ def find(name: str) -> tuple[Part, int | None]:
     Raises UnknownPart for any other name.
     """
     base, hash_, number = name.partition("#")
-    part = PARTS.get(base) or OWN.get(base)
+    part = PARTS.get(base) or GUESTS.get(base)
     if part is None or (hash_ and not (part.replicable and number.isdecimal())):
         raise UnknownPart(f"unknown process {name!r}; the processes are: {', '.join(names())}")
     return part, int(number) if hash_ else None

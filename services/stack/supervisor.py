@@ -20,7 +20,7 @@ from aiohttp import web
 
 from services.failpoints.grammar import Armed, parse_all
 from services.failpoints.registry import Registry
-from services.stack import prometheus
+from services.stack import prometheus, zipkin
 from services.stack.api import make_api
 from services.stack.child import Child
 from services.stack.debian import ALERTMANAGER, PROMETHEUS
@@ -34,7 +34,8 @@ from services.stack.probes import PostgresProbe, http_ready, kafka_ready
 from services.telemetry.logs import Log
 
 SAMPLE_EVERY_S: Final = 1.0
-_PACKAGES: Final = {"prometheus": PROMETHEUS, "alertmanager": ALERTMANAGER}
+_READY: Final = {"prometheus": "/-/ready", "alertmanager": "/-/ready", "zipkin": "/health"}
+_FOUND: Final = {"prometheus": PROMETHEUS.find, "alertmanager": ALERTMANAGER.find, "zipkin": zipkin.find}
 MAX_REPLICAS: Final = 8
 
 
@@ -74,7 +75,7 @@ class Supervisor:
             self._write_state()
             for name in self.order:
                 part = PARTS[name]
-                if (package := _PACKAGES.get(part.kind)) is not None and package.find() is None:
+                if (find := _FOUND.get(part.kind)) is not None and find() is None:
                     continue
                 for replica in range(part.replicas):
                     self.add(part, replica)
@@ -135,8 +136,8 @@ class Supervisor:
             return PostgresProbe(home.postgres_url(part.name))
         if part.kind == "kafka":
             return partial(kafka_ready, home.bind, home.port(part.port))
-        if part.kind in _PACKAGES:
-            return partial(self._http_probe, f"{home.http_url(part)}/-/ready")
+        if part.kind in _READY:
+            return partial(self._http_probe, f"{home.http_url(part)}{_READY[part.kind]}")
         if part.kind == "own":
             return partial(self._group_probe, f"payments.{part.consumer}")
         return partial(self._http_probe, f"http://{home.bind}:{home.port(part.admin_port + replica)}/readyz")
@@ -158,7 +159,7 @@ class Supervisor:
 
     async def _end_all(self) -> None:
         """End what nothing depends on first; what does not depend on each other ends together."""
-        await asyncio.gather(*(child.end() for child in self.children.values() if child.part.kind == "own"))
+        await asyncio.gather(*(child.end() for child in self.children.values() if child.part.name not in PARTS))
         for _, names in groupby(sorted(self.order, key=depth, reverse=True), key=depth):
             await asyncio.gather(*(child.end() for name in names for child in self.of_part(PARTS[name])))
 

@@ -17,7 +17,7 @@ import yaml
 
 from services.domain.arms import DEFAULT_PUBLISHER
 from services.settings import Settings
-from services.stack import compose, kafka, postgres, prometheus
+from services.stack import compose, kafka, postgres, prometheus, zipkin
 from services.stack.home import Home
 from services.stack.launch import PASSED_ON, Launch, launch
 from services.stack.parts import PARTS
@@ -107,7 +107,7 @@ def same_settings(files: Files, native: dict[str, Launch]) -> None:
         given = dict(files.services[part.name]["environment"])
         assert {name for name, value in given.items() if value is None} == set(PASSED_ON), part.name
         expected = dict(native[part.name].environment)
-        for address in ("LAB_KAFKA", "LAB_POSTGRES", "LAB_LEDGER", "LAB_PROVIDER", "LAB_PROMETHEUS"):
+        for address in ("LAB_KAFKA", "LAB_POSTGRES", "LAB_LEDGER", "LAB_PROVIDER", "LAB_PROMETHEUS", "LAB_ZIPKIN"):
             assert given.pop(address) == address_in_compose(address), part.name
             del expected[address]
         assert (given["LAB_BIND"], given["LAB_HOME"]) == ("0.0.0.0", "/tmp/lab")  # noqa: S104, S108
@@ -132,6 +132,7 @@ def address_in_compose(setting: str) -> str:
         "LAB_LEDGER": f"postgresql://{postgres.USER}@{at('ledger')}",
         "LAB_PROVIDER": f"http://{at('provider')}",
         "LAB_PROMETHEUS": f"http://{at('prometheus')}",
+        "LAB_ZIPKIN": f"http://{at('zipkin')}",
     }[setting]
 
 
@@ -177,9 +178,17 @@ def same_servers_of_metrics_and_alerts(files: Files, native: dict[str, Launch]) 
     for name in ("prometheus", "alertmanager"):
         command = files.services[name]["command"]
         assert [word for word in command if not word.startswith(own)] == [
-            word for word in native[name].command[1:] if not word.startswith(own)
+            word for word in native[name].command if word.startswith("--") and not word.startswith((*own, "--chdir="))
         ]
         assert f"--web.listen-address=0.0.0.0:{compose.PORT_BASE + PARTS[name].port}" in command
+
+
+def same_zipkin(files: Files, native: dict[str, Launch]) -> None:
+    environment = dict(files.services["zipkin"]["environment"])
+    assert environment.pop("JAVA_OPTS").split() == zipkin.command(Path("jar"))[1:-2]
+    assert environment.pop("SERVER_ADDRESS") == "0.0.0.0"  # noqa: S104
+    expected = zipkin.environment("127.0.0.1", compose.PORT_BASE + PARTS["zipkin"].port)
+    assert environment == {**{n: v for n, v in expected.items() if n != "SERVER_ADDRESS"}, "TZ": "UTC"}
 
 
 def pinned_images(files: Files, native: dict[str, Launch]) -> None:
@@ -231,9 +240,9 @@ def no_secret_in_the_files(files: Files, native: dict[str, Launch]) -> None:
     assert all("password" not in value.replace("/run/lab/password", "") for value in written)
     for part in PARTS.values():
         volumes = files.services[part.name].get("volumes", [])
-        assert ("secrets:/run/lab:ro" in volumes) is (part.kind not in ("kafka", "prometheus", "alertmanager")), (
-            part.name
-        )
+        assert ("secrets:/run/lab:ro" in volumes) is (
+            part.kind not in ("kafka", "prometheus", "alertmanager", "zipkin")
+        ), part.name
 
 
 CHECKS: list[Callable[[Files, dict[str, Launch]], None]] = [
@@ -246,6 +255,7 @@ CHECKS: list[Callable[[Files, dict[str, Launch]], None]] = [
     same_postgres,
     same_kafka,
     same_servers_of_metrics_and_alerts,
+    same_zipkin,
     pinned_images,
     contained,
     probed_and_restarted,
@@ -293,6 +303,7 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield same_kafka, "kafka", "environment/KAFKA_HEAP_OPTS", "-Xmx1g -Xms256m"
     yield same_servers_of_metrics_and_alerts, "prometheus", "command", ["--storage.tsdb.retention.time=15d"]
     yield same_servers_of_metrics_and_alerts, "alertmanager", "command", ["--data.retention=120h"]
+    yield same_zipkin, "zipkin", "environment/MEM_MAX_SPANS", "1000000"
     yield pinned_images, "kafka", "image", "apache/kafka:4.3.1"
     yield pinned_images, "kafka", "image", "${NO_SUCH_IMAGE}"
     yield contained, "kafka", "user", "0:0"
