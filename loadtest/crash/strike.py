@@ -112,6 +112,12 @@ class Command:
             self._number += code == 0
         self._process = self._begin()
 
+    def stop(self) -> None:
+        """Leave nothing running."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
     def finish(self) -> None:
         """Let what was killed half way be completed."""
         if self._process is not None and self._process.wait() != 0:
@@ -151,6 +157,10 @@ def carry_out(home: Home, round_: Round, run: str, seed: int, say: Say) -> Outco
                 command.turn()
             provocations.turn()
             time.sleep(LOOK_EVERY_S)
+    except BaseException:
+        for command in commands:
+            command.stop()
+        raise
     finally:
         load.stop()
         client.clear(home)
