@@ -21,7 +21,7 @@ from services.stack import jars, kafka
 from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.jars import Jar
-from services.stack.parts import OWN, Part
+from services.stack.parts import GUESTS, Part
 
 # Java sources need a compiler, which a runtime has not: Eclipse's, one jar.
 ECJ: Final = Jar("org.eclipse.jdt", "ecj", "3.43.0", "c786468c65e906498e7e36ece4e0d04c6d3dd34c9a61b34a3a5b512801911a82")
@@ -141,7 +141,7 @@ def part(manifest: Manifest) -> Part:
         replicable=True,
         consumer=manifest.name,
     )
-    OWN[made.name] = made
+    GUESTS[made.name] = made
     return made
 
 
