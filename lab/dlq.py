@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import getpass
 import os
+import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Final, TypeVar, get_args
@@ -16,6 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lab.load import display
+from lab.operations import trace_operation
 from lab.output import Exit, answer_json, fail, home, out, seconds
 from lab.stack import Json
 from services.failpoints import Failpoints, InjectedError
@@ -115,8 +117,12 @@ def redrive(
     settings = lab_settings(home())
 
     async def carry_out(desk: Desk, tell: Callable[[Outcome], None], *, try_only: bool) -> Outcome:
-        window_s = settings.dedup_window_s
-        return await carry_out_redrive(desk, selection, tell, window_s=window_s, force=force, dry_run=try_only)
+        window_s, start_ns = settings.dedup_window_s, time.time_ns()
+        outcome = await carry_out_redrive(desk, selection, tell, window_s=window_s, force=force, dry_run=try_only)
+        if outcome.changed and not try_only:
+            count = {"delivery.count": outcome.changed}
+            trace_operation(home(), settings, "redrive", outcome.operation, start_ns, count)
+        return outcome
 
     _change("redriven", selection, note, carry_out, dry_run=dry_run, as_json=as_json)
 

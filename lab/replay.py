@@ -1,6 +1,7 @@
 """`lab replay`."""
 
 import contextlib
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Annotated, Any
@@ -10,6 +11,7 @@ from confluent_kafka import KafkaException
 
 from lab.dlq import lab_settings
 from lab.load import display
+from lab.operations import trace_operation
 from lab.output import Exit, answer_json, fail, home, out, say
 from lab.stack import Json
 from services.failpoints import Failpoints, InjectedError
@@ -50,8 +52,11 @@ def replay(
         if plan.id != id_:
             say(f"replay {plan.id}: if it is cut off, `lab replay --id {plan.id}` goes on")
     failpoints = Failpoints("replay", settings.supervisor, place.token, allowed=bool(state["faults"]))
+    start_ns = time.time_ns()
     with _sentences(plan.id), display() as line:
         copied = copy(settings.kafka, plan, failpoints, lambda n: line(f"{done + n} of {plan.count} records copied"))
+    about = {"messaging.destination.name": plan.topic, "delivery.arm": plan.arm, "delivery.count": done + copied}
+    trace_operation(place, settings, "replay", plan.id, start_ns, about)
     _tell(plan, done, copied, dry_run=False, as_json=as_json)
 
 
