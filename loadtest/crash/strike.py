@@ -25,7 +25,7 @@ from services.stack import client
 from services.stack.drain import Arms, drain
 from services.stack.home import Home
 
-RATE: Final = 15.0  # requests a second, at every publisher arm
+RATE: Final = 10.0  # requests a second, at every publisher arm
 LONGEST_LOAD_S: Final = 1800.0
 ACTION_S: Final = 90.0  # in which a place must be passed as often as its action asks for
 CHANCE_S: Final = 20.0  # how long an action by chance has
