@@ -15,7 +15,7 @@ help: ## list the commands
 
 setup: $(VENV)/.runtime ## make .venv with what the lab runs on (the CLI is .venv/bin/lab)
 
-demo: setup ## start everything, 60 s of load with kills, and the verdict
+demo: setup ## the tour: every arm under load and kills, and the verdict; the lab stays up
 	@$(BIN)/lab demo
 
 up: setup ## start the lab and leave it running

@@ -35,7 +35,7 @@ from services.stack.launch import PASSED_ON
 from services.stack.own import Manifest, build, read_manifest, resolved
 from services.storage.postgres import AWAY
 
-_EXITS: Final = {"PASS": Exit.DONE, "FAIL": Exit.FAILED, "INCONCLUSIVE": Exit.NOT_UP}
+EXITS: Final = {"PASS": Exit.DONE, "FAIL": Exit.FAILED, "INCONCLUSIVE": Exit.NOT_UP}
 _LINE_EVERY_S: Final = 10.0  # where stderr is no terminal
 _LAST: Final = 20
 
@@ -60,12 +60,12 @@ def run(
         fail(Exit.USAGE, str(error))
     place = home()
     manifest = None if arm is None else _manifest(place, arm)
-    played = play(place, chosen if manifest is None else with_arm(chosen, manifest), _seed(seed, chosen), manifest)
+    played = play(place, chosen if manifest is None else with_arm(chosen, manifest), seed_of(seed, chosen), manifest)
     if as_json:
         answer_json(document(played))
     else:
         show(played)
-    sys.exit(_EXITS[played.verdict])
+    sys.exit(EXITS[played.verdict])
 
 
 def _manifest(place: Home, file: Path) -> Manifest:
@@ -78,7 +78,8 @@ def _manifest(place: Home, file: Path) -> Manifest:
     return manifest
 
 
-def _seed(given: int | None, scenario: Scenario) -> int:
+def seed_of(given: int | None, scenario: Scenario) -> int:
+    """The seed of a run: what was given, what the scenario says, or drawn."""
     if given is not None:
         return given
     return secrets.randbelow(10**6) if scenario.seed is None else scenario.seed

@@ -69,6 +69,7 @@ class Player:
         """
         home, scenario = self._home, self._scenario
         client.clear(home)
+        client.call(home, "POST", "/scale", {"name": "load", "replicas": 0})  # the gentle one has had its time
         self._scale(scenario.arms.replicas)
         if self._own:
             start(home, self._settings, self._own, self._say)
