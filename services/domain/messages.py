@@ -7,7 +7,7 @@ with W3C Trace Context in `traceparent` and `tracestate`, and two extensions of 
 import builtins
 import hashlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Final
@@ -41,6 +41,7 @@ ORDERS: Final = Kind("orders", "/orders", "orders.v1", 6, "lab.order.placed.v1",
 REFUNDS: Final = Kind("refunds", "/refunds", "refunds.v1", 2, "lab.refund.requested.v1", Refund)
 KINDS: Final = (ORDERS, REFUNDS)
 KIND_OF_TYPE: Final = {kind.type: kind for kind in KINDS}
+_KIND_OF_HEADER: Final = {kind.type.encode(): kind for kind in KINDS}
 _DECODERS: Final[dict[str, msgspec.json.Decoder[Payload]]] = {
     kind.type: msgspec.json.Decoder(kind.payload) for kind in KINDS
 }
@@ -137,7 +138,17 @@ def _id_of(text: bytes) -> UUID | None:
         return None
 
 
-@lru_cache(maxsize=64)  # once a record, and there are few runs at a time
+def time_of(headers: RawHeaders) -> float | None:
+    """When the intent was made (`ce_time`), Unix seconds; None where the headers do not say."""
+    for name, value in headers:
+        if name == "ce_time" and value is not None:
+            try:
+                return datetime.fromisoformat(value.decode()).timestamp()
+            except ValueError:
+                return None
+    return None
+
+
 def parse_run(text: str) -> str:
     """Check a run id, the value of the `lab-run` header. Raises ValueError that says what would do."""
     if not RUN_PATTERN.fullmatch(text):
@@ -156,17 +167,15 @@ def decode(
     message_id = _id_of(fields.get("ce_id", b""))
     if message_id is None:
         raise Undecodable("no_message_id", f"ce_id is {fields.get('ce_id', b'')[:80]!r}")
-    type_ = _text(fields, "ce_type")
-    kind = KIND_OF_TYPE.get(type_)
+    kind = _KIND_OF_HEADER.get(fields.get("ce_type", b""))
     if kind is None:
-        raise Undecodable("unknown_type", f"ce_type is {type_[:80]!r}")
+        raise Undecodable("unknown_type", f"ce_type is {_text(fields.get('ce_type', b''))[:80]!r}")
     if key is None or value is None:
         raise Undecodable("undecodable", "the key or the value is null")
     try:
-        payload = _DECODERS[type_].decode(value)
-        effects = parse_effects(_text(fields, EFFECTS_HEADER, "record"))
+        payload = _DECODERS[kind.type].decode(value)
         text_key = key.decode()
-        run = parse_run(_text(fields, RUN_HEADER))
+        effects, run = _wanted(fields.get(EFFECTS_HEADER, b"record"), fields.get(RUN_HEADER, b""))
     except msgspec.ValidationError as error:
         raise Undecodable("invalid", str(error)[:300]) from None
     except ValueError as error:  # cut JSON, bytes that are not UTF-8, effects or runs that cannot be
@@ -176,16 +185,20 @@ def decode(
         kind=kind,
         key=text_key,
         payload=payload,
-        digest=digest(type_, value),
+        digest=digest(kind.type, value),
         effects=effects,
         run=run,
         at=at,
-        traceparent=_text(fields, "traceparent"),
+        traceparent=_text(fields.get("traceparent", b"")),
         via=via,
         attempts=attempts,
     )
 
 
-def _text(fields: Mapping[str, bytes], name: str, default: str = "") -> str:
-    data = fields.get(name)
-    return default if data is None else data.decode("utf-8", "replace")
+@lru_cache(maxsize=64)  # once a record, and there are few at a time
+def _wanted(effects: bytes, run: bytes) -> tuple[tuple[Effect, ...], str]:
+    return parse_effects(_text(effects)), parse_run(_text(run))
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
