@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
 from typing import Any, Final
 
 import msgspec
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -70,11 +70,51 @@ def committed(bootstrap: str, group: str) -> Offsets:
 
     Raises KafkaException when the broker does not answer within 10 s.
     """
-    admin = AdminClient({"bootstrap.servers": bootstrap, **_CLIENT})
-    request = [ConsumerGroupTopicPartitions(group)]
-    (future,) = admin.list_consumer_group_offsets(request, request_timeout=_WAIT_S).values()
-    answer = future.result().topic_partitions
-    return {(p.topic, p.partition): p.offset for p in answer if p.offset >= 0}
+    with closing(GroupOffsets(bootstrap, _WAIT_S)) as offsets:
+        return offsets.of([group])[group]
+
+
+class GroupOffsets:
+    """Asks what groups have committed, by consumers that are kept and never join.
+
+    The admin client's request for it ends the whole process by an assertion when the broker dies meanwhile (librdkafka
+    #3663, #4605).
+    """
+
+    def __init__(self, bootstrap: str, timeout_s: float) -> None:
+        self._bootstrap, self._timeout_s = bootstrap, timeout_s
+        self._consumers: dict[str, Any] = {}
+
+    def of(self, groups: Iterable[str]) -> dict[str, Offsets]:
+        """By group; partitions without a commit are left out. Raises KafkaException when no answer comes in time."""
+        return {group: self._of(self._consumer(group)) for group in groups}
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        for consumer in self._consumers.values():
+            consumer.close()
+
+    def _of(self, consumer: Any) -> Offsets:
+        there = consumer.list_topics(timeout=self._timeout_s).topics
+        asked = [TopicPartition(topic, number) for topic in there for number in there[topic].partitions]
+        answer = consumer.committed(asked, timeout=self._timeout_s)
+        if errors := [p.error for p in answer if p.error is not None]:
+            raise KafkaException(errors[0])
+        return {(p.topic, p.partition): p.offset for p in answer if p.offset >= 0}
+
+    def _consumer(self, group: str) -> Any:
+        if group not in self._consumers:
+            self._consumers[group] = Consumer(
+                {
+                    "bootstrap.servers": self._bootstrap,
+                    "group.id": group,
+                    "enable.auto.commit": False,
+                    # read_committed would have us wait while a transaction has offsets that are not decided yet
+                    "isolation.level": "read_uncommitted",
+                    **_CLIENT,
+                }
+            )
+        return self._consumers[group]
 
 
 def records_between(bootstrap: str, starts: Offsets, ends: Offsets, *, stable: bool = False) -> Iterator[Record]:

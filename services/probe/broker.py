@@ -4,9 +4,10 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from services.broker.reader import GroupOffsets
 from services.probe.lag import Offsets, Partition, Place, Topics, rounds
 
 ANSWER_S: Final = 2.0
@@ -15,9 +16,10 @@ _CLIENT: Final = {"log_level": 0, "error_cb": lambda _: None}  # errors reach th
 
 
 class Broker:
-    """One admin client and one reader without a group, kept: to connect anew each second costs more than the looks."""
+    """Clients for topics, records and groups, kept: to connect anew each second costs more than the looks."""
 
     def __init__(self, bootstrap: str, partitions: Mapping[str, int]) -> None:
+        self._groups = GroupOffsets(bootstrap, ANSWER_S)
         self._partitions = [(topic, number) for topic, many in partitions.items() for number in range(many)]
         self._admin = AdminClient({"bootstrap.servers": bootstrap, **_CLIENT})
         self._reader = Consumer(
@@ -41,16 +43,7 @@ class Broker:
 
     def committed(self, groups: Sequence[str]) -> dict[str, Offsets]:
         """The committed offsets of each group. Raises KafkaException when the broker does not answer in time."""
-        asked = {
-            group: self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group)], request_timeout=ANSWER_S
-            )[group]
-            for group in groups
-        }
-        return {
-            group: {(p.topic, p.partition): p.offset for p in future.result().topic_partitions if p.offset >= 0}
-            for group, future in asked.items()
-        }
+        return self._groups.of(groups)
 
     def times(self, wanted: Iterable[Place]) -> Mapping[Place, float]:
         """The broker's time of records, Unix seconds; one that could not be read in time is left out.
@@ -67,6 +60,7 @@ class Broker:
     def close(self) -> None:
         """Let go of the broker."""
         self._reader.close()
+        self._groups.close()
 
     def _read(self, starts: Mapping[Partition, int], deadline: float) -> None:
         """The first record from each start on: where that one is gone, the next that is there stands for it."""
