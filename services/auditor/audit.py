@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from services.auditor.applications import Known, applications
-from services.auditor.evidence import Case, Describe, causes_of, evidence_of, left_out, name_of, rows_of, trace_id
-from services.auditor.explaining import explain
-from services.auditor.history import Key, ProcessLook, Published, PublishLook, key_of
+from services.auditor.evidence import Case, Describe, causes_of, evidence_of, left_out, name_of, rows_of
+from services.auditor.explaining import explain, trace
+from services.auditor.history import Key, ProcessLook, Published, PublishLook
 from services.auditor.holding import Start, begin, finish
 from services.auditor.judge import (
     judge_accept,
@@ -30,7 +30,7 @@ from services.auditor.ledger import ClientLedger
 from services.auditor.stores import Stores, Unreachable, reaching
 from services.broker.reader import Bounds, Offsets, TopicReader, bounds
 from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS, ConsumerArm, PublisherArm
-from services.domain.audit import AuditDocument, AuditRow, Evidence
+from services.domain.audit import AuditDocument, AuditRow
 from services.domain.messages import Coordinates, Kind
 from services.settings import Settings
 
@@ -97,7 +97,7 @@ class _Audit:
         for case in cases:
             case.judgement.settle()
         rows, evidence = rows_of(cases), list(evidence_of(cases))
-        await self._trace(evidence)
+        await trace(self._stores, evidence, self._publishers)
         self._say("why")
         await explain(self._stores, self._client, evidence, arms, self._publishers)
         return AuditDocument(
@@ -214,16 +214,6 @@ class _Audit:
             judgement.excuse(await self._stores.traceparents(arm, kind, judgement.unexpected))
             cases.append(Case(judgement, _of_publish(looks)))
         return cases
-
-    async def _trace(self, evidence: Collection[Evidence]) -> None:
-        """Say of each listed message which trace made it."""
-        keys = {key_of(item.message_id) for item in evidence if item.message_id}
-        found: dict[Key, str] = {}
-        for arm in self._publishers:
-            for kind in arm.kinds:
-                found |= await self._stores.traceparents(arm, kind, keys)
-        for item in evidence:
-            item.trace_id = trace_id(found.get(key_of(item.message_id), "")) if item.message_id else None
 
 
 def _of_key(made: Mapping[str, Sequence[bytes]]) -> Describe:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final, NamedTuple
 from uuid import UUID
 
+from services.auditor.evidence import trace_id
 from services.auditor.history import Key, coordinates_of, key_of
 from services.auditor.journal import Journal, read_journal
 from services.auditor.ledger import ClientLedger, Tried
@@ -33,6 +34,16 @@ class _Known(NamedTuple):
     tried: Mapping[Key, tuple[int, str]] = {}
     claimed: Mapping[Key, tuple[float, str]] = {}
     reasons: Mapping[Key, str] = {}
+
+
+async def trace(stores: Stores, evidence: Collection[Evidence], publishers: Iterable[PublisherArm]) -> None:
+    """Say of each listed message which trace made it."""
+    keys, found = set(_keys(evidence)), dict[Key, str]()
+    for arm in publishers:
+        for kind in arm.kinds:
+            found |= await stores.traceparents(arm, kind, keys)
+    for item in evidence:
+        item.trace_id = trace_id(found.get(_key(item), "")) if item.message_id else None
 
 
 async def explain(

@@ -79,12 +79,11 @@ class Published:
         """Take in one record, if it is of the run, or of an intent of the run."""
         fields = dict(headers)
         run = fields.get(RUN_HEADER, b"").decode(errors="replace")
-        message_id = message_id_of(headers)
-        key = at if message_id is None else message_id.bytes
+        key = key_of_record(at, headers)
         promised = self._promised.get(key)
         if promised is None and self.run not in (None, run):
             return
-        self.undecodable += message_id is None
+        self.undecodable += key is at
         self.copies.add(key, at)
         record = of_record(value, fields.get("ce_type", b"").decode(errors="replace"), run)
         self.facts.add(key, record)
@@ -93,7 +92,7 @@ class Published:
         elif promised is not None and (what := against_promise(promised, record)):
             self._no_publication.add(at)
             self.wrong[key] = (at, f"another {what} than its intent")
-        if message_id is None:
+        if key is at:
             return
         for effect in _wanted(fields.get(EFFECTS_HEADER, b"record")):
             if effect != "record":
@@ -115,6 +114,12 @@ class Published:
         return {at: key for key in self.copies.keys() for at in self.copies[key]}  # noqa: SIM118  # no dict
 
 
+def key_of_record(at: Coordinates, headers: Headers) -> Key:
+    """The message of a record: its own place, when it carries no id."""
+    message_id = message_id_of(headers)
+    return at if message_id is None else message_id.bytes
+
+
 @lru_cache(maxsize=64)
 def _wanted(header: bytes) -> tuple[Effect, ...]:
     try:
@@ -133,10 +138,13 @@ class Answers:
 
     def __init__(self) -> None:
         self._of: dict[str, int] = {}
+        self.touched: set[str] | None = None  # by whom something was said since it was last emptied; None: not kept
 
     def called(self, key: str) -> None:
         """An attempt is about to be sent."""
         self._of[key] = self._of.get(key, 0) + _OPEN
+        if self.touched is not None:
+            self.touched.add(key)
 
     def answered(self, key: str, outcome: Outcome) -> None:
         """An attempt came to an end."""
@@ -145,6 +153,8 @@ class Answers:
             seen -= _OPEN
         flags = {"acknowledged": _ACKNOWLEDGED, "unknown": _UNKNOWN, "refused": 0}
         self._of[key] = seen | flags[outcome]
+        if self.touched is not None:
+            self.touched.add(key)
 
     def outcome(self, key: str) -> Outcome:
         """Acknowledged if any attempt was, else unknown if any was or has no answer, else refused."""

@@ -32,15 +32,21 @@ async def finish(stores: Stores, arm: ConsumerArm, start: Start) -> Holdings:
     """Committed offsets, then the records that were sent on, then letters and emails."""
     with reaching("Kafka"):
         offsets = await asyncio.to_thread(committed, stores.settings.kafka, arm.group)
-        forwarded = await asyncio.to_thread(_sent_on, stores.settings.kafka, arm)
+        forwarded = await asyncio.to_thread(waiting_before, stores.settings.kafka, arm)
         logged = await asyncio.to_thread(_dead_lettered, stores.settings.kafka, arm)
     letters = await stores.letters(arm)
+    moving = settle_letters(letters, start)
+    sent_on = start.redrives.queued | moving | forwarded
+    return Holdings(offsets, letters, await stores.emails(arm), sent_on, logged - letters.at.keys())
+
+
+def settle_letters(letters: Letters, start: Start) -> set[Coordinates]:
+    """Park again what the relay has refused; returns what was redriven since the start, and so is on its way."""
     moving = {at for at, letter in letters.at.items() if letter.state == "redriven" and _was_parked(start, at)}
     for at, reason in start.redrives.refused.items():
         if at in letters.at and letters.at[at].state == "redriven":
             letters.at[at] = Letter("parked", reason)
-    sent_on = start.redrives.queued | moving | forwarded
-    return Holdings(offsets, letters, await stores.emails(arm), sent_on, logged - letters.at.keys())
+    return moving
 
 
 def _was_parked(start: Start, at: Coordinates) -> bool:
@@ -56,7 +62,7 @@ def _dead_lettered(kafka: str, arm: ConsumerArm) -> set[Coordinates]:
     return {origin_of(record.headers) or record.at for record in records_between(kafka, there.firsts, there.ends)}
 
 
-def _sent_on(kafka: str, arm: ConsumerArm) -> set[Coordinates]:
+def waiting_before(kafka: str, arm: ConsumerArm) -> set[Coordinates]:
     """The origins of the records that lie before the arm in its retry tiers and its redelivery topic."""
     topics = [topic for topic in (*arm.retry_topics, arm.redelivery_topic) if topic]
     if not topics:

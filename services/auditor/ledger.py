@@ -41,7 +41,7 @@ def _with(tried: Tried | None, line: _Line) -> Tried:
 class ClientLedger:
     """Reads every `*.jsonl` of a folder; a second read goes on where the first ended. No folder: nobody called."""
 
-    def __init__(self, folder: Path, run: str | None = None) -> None:
+    def __init__(self, folder: Path, run: str | None = None, *, follow: bool = False) -> None:
         self._answers: dict[tuple[str, str], Answers] = {}
         self._folder = folder
         self._run = run
@@ -50,6 +50,7 @@ class ClientLedger:
         self._cut = 0
         self._decode = msgspec.json.Decoder(_Line).decode
         self._runs: set[str] = set()
+        self._follow = follow  # whether answers remember what was said since somebody looked
 
     @property
     def skipped(self) -> int:
@@ -63,7 +64,13 @@ class ClientLedger:
 
     def answers(self, arm: PublisherArm, kind: Kind) -> Answers:
         """What the clients of the arm were told about messages of the kind."""
-        return self._answers.setdefault((arm.name, kind.name), Answers())
+        return self._of(arm.name, kind.name)
+
+    def _of(self, arm: str, kind: str) -> Answers:
+        if (arm, kind) not in self._answers:
+            self._answers[arm, kind] = answers = Answers()
+            answers.touched = set() if self._follow else None
+        return self._answers[arm, kind]
 
     def read(self) -> None:
         """Take in what there is by now."""
@@ -103,7 +110,7 @@ class ClientLedger:
         if self._run not in (None, line.run):
             return
         self._runs.add(line.run)
-        answers = self._answers.setdefault((line.arm, line.kind), Answers())
+        answers = self._of(line.arm, line.kind)
         if line.phase == "call":
             answers.called(line.key)
         elif line.phase == "answer":

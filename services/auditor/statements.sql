@@ -4,6 +4,35 @@
 SELECT uuid_send(message_id) AS id, idempotency_key AS key, digest, run FROM intents
 WHERE $1::text IS NULL OR run = $1;
 
+-- snapshot_now: which transactions are over (below xmin), and which are yet to begin (from xmax)
+SELECT pg_snapshot_xmin(s)::text::bigint AS xmin, pg_snapshot_xmax(s)::text::bigint AS xmax FROM pg_current_snapshot() s;
+
+-- intents_after: those with an id above the floor; ids are of their time
+SELECT message_id, idempotency_key AS key, digest, run FROM intents
+WHERE message_id > $1::uuid ORDER BY message_id LIMIT $2;
+
+-- records_after: rows above the floor, those that are pending, too
+SELECT seq, status, uuid_send(message_id) AS id, true AS ours, topic, partition, "offset", life::text,
+       amount_cents, currency, customer_id, business_id, type, run
+FROM {schema}.records WHERE seq > $1 ORDER BY seq LIMIT $2;
+
+-- applied_among: which of these pending rows are applied by now
+SELECT seq FROM {schema}.records WHERE seq = ANY ($1::bigint[]) AND status = 'applied';
+
+-- applications_after: of every account, above the floor
+SELECT seq, account, effect, message_id AS id, true AS ours, topic, partition, "offset", life,
+       amount_cents, currency, customer_id
+FROM applications WHERE seq > $1 ORDER BY seq LIMIT $2;
+
+-- records_count: how many there are, to see that none was taken away
+SELECT count(*) FROM {schema}.records;
+
+-- applications_count: how many there are
+SELECT count(*) FROM applications;
+
+-- intents_count: how many there are
+SELECT count(*) FROM intents;
+
 -- intents_among: which of these ids have an intent, and the trace that made it
 SELECT uuid_send(message_id) AS id, traceparent FROM intents
 WHERE message_id = ANY ($1::uuid[]) AND ($2::text IS NULL OR run = $2);

@@ -18,7 +18,7 @@ from services.domain.messages import Coordinates, Kind
 from services.settings import Settings
 from services.storage.postgres import connect, statements
 
-_SQL: Final = statements(Path(__file__).parent / "statements.sql")
+SQL: Final = statements(Path(__file__).parent / "statements.sql")
 _CALLS: Final = {"charge": "charges", "email": "emails_sent"}  # statements, by effect
 _CHUNK: Final = 10_000
 _WAIT_S: Final = 30.0  # for one chunk
@@ -72,7 +72,8 @@ def _ids(messages: Iterable[Key]) -> list[UUID]:
     return [UUID(bytes=key) for key in messages if isinstance(key, bytes)]
 
 
-def _application(row: Sequence[Any]) -> Application:
+def application(row: Sequence[Any]) -> Application:
+    """A row of an effect's store: id, ours, topic, partition, offset, life, and the fields that are kept."""
     key, ours, topic, partition, offset, life, *kept = row
     found = key if isinstance(key, bytes) else key_of(key)
     return Application(found, ours, Coordinates(topic, partition, offset), life, facts(kept))
@@ -83,6 +84,7 @@ class Stores(msgspec.Struct, frozen=True):
 
     settings: Settings
     run: str | None
+    kept: "Connections | None" = None  # for who asks again and again
 
     async def intents(self, arm: PublisherArm, kind: Kind) -> Intents:
         """Every intent of the kind."""
@@ -120,7 +122,7 @@ class Stores(msgspec.Struct, frozen=True):
     async def redrives(self, arm: ConsumerArm) -> Redrives:
         """The arm's letters that are on their way to the relay, by the records that they are about."""
         redrives = Redrives()
-        async for rows in _chunks(self.settings.postgres, "payments", _SQL["redrives"], arm.name):
+        async for rows in self._chunks(self.settings.postgres, "payments", SQL["redrives"], arm.name):
             for origin, reason in rows:
                 if (at := coordinates_of(origin)) is not None:
                     redrives.add(at, reason)
@@ -141,7 +143,7 @@ class Stores(msgspec.Struct, frozen=True):
             found = self._provider(_CALLS[effect], self.run, arm.name)
         async for rows in found:
             for row in rows:
-                yield _application(row)
+                yield application(row)
 
     async def applications_among(
         self, arm: ConsumerArm, effect: str, messages: Iterable[Key]
@@ -154,7 +156,7 @@ class Stores(msgspec.Struct, frozen=True):
             found = self._provider(f"{_CALLS[effect]}_among", arm.name, [str(message_id) for message_id in wanted])
         async for rows in found:
             for row in rows:
-                yield _application(row)
+                yield application(row)
 
     async def made(self, arm: PublisherArm, kind: Kind, messages: Iterable[Key]) -> dict[Key, float]:
         """When these intents were made."""
@@ -198,16 +200,50 @@ class Stores(msgspec.Struct, frozen=True):
         return owners(row for rows in of_arms for row in rows)
 
     def _provider(self, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
-        return _chunks(self.settings.ledger, "provider", _SQL[statement], *arguments)
+        return self._chunks(self.settings.ledger, "provider", SQL[statement], *arguments)
 
     def _producer(
         self, arm: PublisherArm, kind: Kind, statement: str, *arguments: Any
     ) -> AsyncIterator[Sequence[Any]]:  # fmt: skip
-        return _chunks(self.settings.postgres, arm.database(kind), _SQL[statement], *arguments)
+        return self._chunks(self.settings.postgres, arm.database(kind), SQL[statement], *arguments)
 
     def _arm(self, arm: ConsumerArm, statement: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
         # the schema's name comes from the code's own table, never from input
-        return _chunks(self.settings.postgres, "payments", _SQL[statement].replace("{schema}", arm.schema), *arguments)
+        query = SQL[statement].replace("{schema}", arm.schema)
+        return self._chunks(self.settings.postgres, "payments", query, *arguments)
+
+    async def _chunks(self, server: str, database: str, query: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
+        if self.kept is not None:
+            yield await self.kept.fetch(server, database, query, *arguments)
+            return
+        async for rows in _chunks(server, database, query, *arguments):
+            yield rows
+
+
+class Connections:
+    """One connection a database, kept, for small queries one after another."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, Any] = {}
+
+    async def fetch(self, server: str, database: str, query: str, *arguments: Any) -> list[Any]:
+        """All rows of a query. Raises Unreachable; the connection is made anew at the next one."""
+        with reaching(f"the database {database}"):
+            try:
+                if database not in self._open:
+                    self._open[database] = await connect(server, database, name="auditor")
+                rows: list[Any] = await self._open[database].fetch(query, *arguments, timeout=_WAIT_S)
+            except BaseException:
+                if (broken := self._open.pop(database, None)) is not None:
+                    broken.terminate()
+                raise
+            return rows
+
+    async def close(self) -> None:
+        """Let go of all."""
+        while self._open:
+            _, connection = self._open.popitem()
+            connection.terminate()
 
 
 async def _chunks(server: str, database: str, query: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:

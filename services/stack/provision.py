@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import unquote, urlsplit
 
 import asyncpg
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
@@ -61,6 +62,20 @@ async def _databases(settings: Settings) -> None:
     await _database(settings.postgres, "payments", [_OUTBOX.read_text(), *scripts])
     await _windows(settings)
     await _database(settings.ledger, "provider", [(SERVICES / "provider" / "schema.sql").read_text()])
+    await _database(settings.ledger, "auditor", [(SERVICES / "auditor" / "schema.sql").read_text()])
+    await _reader(settings)
+
+
+async def _reader(settings: Settings) -> None:
+    """Who may look at what the auditor has found, and touch nothing: the role `reader`, with the lab's password."""
+    auditor = await connect(settings.ledger, "auditor", name="provision")
+    try:
+        password = unquote(urlsplit(settings.ledger).password or "")
+        await auditor.execute(
+            await auditor.fetchval("SELECT format('ALTER ROLE reader PASSWORD %L', $1::text)", password)
+        )
+    finally:
+        await auditor.close()
 
 
 async def _windows(settings: Settings) -> None:

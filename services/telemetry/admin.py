@@ -1,7 +1,7 @@
 """The admin endpoint of every process, on a port of its own: /healthz /readyz /metrics."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Final
 
 from aiohttp import web
@@ -12,7 +12,9 @@ from services.telemetry.vitals import watch_loop
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def serve_admin(bind: str, port: int, metrics: Metrics, ready: Callable[[], str]) -> web.AppRunner:
+async def serve_admin(
+    bind: str, port: int, metrics: Metrics, ready: Callable[[], str], more: Iterable[web.RouteDef] = ()
+) -> web.AppRunner:
     """Start the endpoint in the running loop. `ready` returns an empty text, or what the process waits for.
 
     Raises OSError when the port is taken. The caller ends it with `cleanup()`.
@@ -37,6 +39,7 @@ async def serve_admin(bind: str, port: int, metrics: Metrics, ready: Callable[[]
     if metrics.emits("delivery.loop_lag"):
         app.cleanup_ctx.append(loop_watched)
     app.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", exposition)])
+    app.add_routes(more)
     runner = web.AppRunner(app, access_log=None, handle_signals=False)
     await runner.setup()
     await web.TCPSite(runner, bind, port).start()

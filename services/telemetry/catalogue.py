@@ -15,6 +15,9 @@ from services.domain.messages import KINDS
 Kind = Literal["counter", "gauge", "histogram"]
 Values = Mapping[str, tuple[str, ...]]  # label -> all the values that it takes; a series for each combination
 
+MOST_OF_A_PROCESS: Final = 300  # series; a test holds every part to it, with all that it may ever emit
+MOST_OF_A_LAB: Final = 2_000  # with all arms, one replica each
+
 # Of every histogram: seconds, 1 ms and twice as much each time, to 65.536 s.
 BOUNDS_S: Final = tuple(0.001 * 2**n for n in range(17))
 
@@ -181,6 +184,15 @@ def _group_topics() -> tuple[Emitter, ...]:
     )
 
 
+def _owned() -> tuple[Emitter, ...]:
+    """The partitions that a process of an arm may own, of the topics that its group reads."""
+    return tuple(
+        Emitter(f"arm.{arm.name}", {"arm": (arm.name,), "topic": (topic,), "partition": _numbers(_MAIN.get(topic, 1))})
+        for arm in CONSUMER_ARMS.values()
+        for topic in _topics_of(arm, f"arm.{arm.name}")
+    )
+
+
 def _numbers(partitions: int) -> tuple[str, ...]:
     return tuple(str(number) for number in range(partitions))
 
@@ -310,7 +322,6 @@ METRICS: Final = {
                 for arm in CONSUMER_ARMS.values()
                 if arm.redelivery_topic
             ),
-            emitted=False,
         ),
         Metric(
             name="delivery.redeliveries",
@@ -321,7 +332,6 @@ METRICS: Final = {
             "that this life was handed before, or, with an inbox, one that any life reserved. Never evidence.",
             labels=("arm",),
             emitters=_consumer_emitters(),
-            emitted=False,
         ),
         Metric(
             name="delivery.offset_commits",
@@ -340,11 +350,7 @@ METRICS: Final = {
             description="Records of the partitions that this process owns which it has not finished. Only owned "
             "partitions are there; a dead process has none: see delivery_group_lag_messages.",
             labels=("arm", "topic", "partition"),
-            emitters=_each_part(
-                (arm, {"topic": tuple(_MAIN), "partition": _numbers(max(_MAIN.values()))})
-                for arm in CONSUMER_ARMS.values()
-            ),
-            emitted=False,
+            emitters=_owned(),
         ),
         Metric(
             name="delivery.consumer_lag",
@@ -354,11 +360,7 @@ METRICS: Final = {
             description="Age of the last record that this process finished in a partition that it owns, while there "
             "are later ones; 0 when there are none.",
             labels=("arm", "topic", "partition"),
-            emitters=_each_part(
-                (arm, {"topic": tuple(_MAIN), "partition": _numbers(max(_MAIN.values()))})
-                for arm in CONSUMER_ARMS.values()
-            ),
-            emitted=False,
+            emitters=_owned(),
         ),
         Metric(
             name="messaging.client.sent.messages",
@@ -390,7 +392,6 @@ METRICS: Final = {
             description="How long an arm took for a chunk (stock_faust: a message), from receipt to the last effect.",
             labels=("arm",),
             emitters=_consumer_emitters(),
-            emitted=False,
         ),
         Metric(
             name="delivery.end_to_end",
@@ -401,7 +402,6 @@ METRICS: Final = {
             "message, and one each for messages that are traced or not plainly applied.",
             labels=("arm",),
             emitters=_consumer_emitters(),
-            emitted=False,
         ),
         Metric(
             name="delivery.publish_delay",
@@ -411,7 +411,6 @@ METRICS: Final = {
             description="From the outbox row to the broker's confirmation: one sample a batch, of its oldest row.",
             labels=("arm",),
             emitters=tuple(Emitter(part, {"arm": (arm,)}) for part, arm in PUBLISHING),
-            emitted=False,
         ),
         Metric(
             name="delivery.loop_lag",
@@ -438,7 +437,6 @@ METRICS: Final = {
             description="The effects that this process caused before this time are all in its counters; of later ones "
             "some may still be in hand. What observed == audited goes by.",
             emitters=tuple(Emitter(part) for arm in CONSUMER_ARMS.values() for part in _consumers(arm)),
-            emitted=False,
         ),
         Metric(
             name="delivery.telemetry.dropped",
@@ -449,7 +447,6 @@ METRICS: Final = {
             "(rate bound), per-message spans, lines and samples (message: the token bucket was empty).",
             labels=("signal",),
             emitters=tuple(Emitter(part, {"signal": DROPPED_SIGNALS}) for part in SERVICES),
-            emitted=False,
         ),
         Metric(
             name="process.memory.usage",
@@ -579,7 +576,6 @@ METRICS: Final = {
             description="The last audit's counts by state, for pictures.",
             labels=("hop", "arm", "effect", "state"),
             emitters=tuple(Emitter("auditor", {**_row(*row), "state": audit_states(row[0], row[1])}) for row in _ROWS),
-            emitted=False,
         ),
         Metric(
             name="delivery.audit.unexplained",
@@ -588,7 +584,6 @@ METRICS: Final = {
             prometheus="delivery_audit_unexplained",
             description="Messages for which the last audit has no state, over all rows: 0, or the law does not close.",
             emitters=(Emitter("auditor"),),
-            emitted=False,
         ),
         Metric(
             name="delivery.audit.expected",
@@ -598,7 +593,6 @@ METRICS: Final = {
             description="Messages that were found to be expected on the hop process: what rates of loss are shares of.",
             labels=("hop", "arm", "effect"),
             emitters=_audited(["process"]),
-            emitted=False,
         ),
         Metric(
             name="delivery.audit.lost",
@@ -609,7 +603,6 @@ METRICS: Final = {
             "is in delivery_audit_retractions_total.",
             labels=("hop", "arm", "effect"),
             emitters=_audited(),
-            emitted=False,
         ),
         Metric(
             name="delivery.audit.extra_applications",
@@ -619,7 +612,6 @@ METRICS: Final = {
             description="Applications of an effect beyond the first that were found.",
             labels=("hop", "arm", "effect"),
             emitters=_audited(),
-            emitted=False,
         ),
         Metric(
             name="delivery.audit.unexpected",
@@ -629,7 +621,6 @@ METRICS: Final = {
             description="Effects without an intent (ghosts) that were found.",
             labels=("hop", "arm", "effect"),
             emitters=_audited(),
-            emitted=False,
         ),
         Metric(
             name="delivery.audit.retractions",
@@ -639,7 +630,6 @@ METRICS: Final = {
             description="Losses that were counted and then found after all.",
             labels=("hop", "arm"),
             emitters=tuple(Emitter("auditor", {"hop": (hop,), "arm": (arm,)}) for hop, arm in _HOP_ARMS),
-            emitted=False,
         ),
         Metric(
             name="delivery.promise_info",
@@ -649,7 +639,6 @@ METRICS: Final = {
             description="1 for every promise that is made: a broken one is a page, the same without a promise is not.",
             labels=("hop", "arm", "effect", "promise"),
             emitters=tuple(_promised()),
-            emitted=False,
         ),
         Metric(
             name="delivery.audit.last_success_timestamp",
@@ -658,7 +647,6 @@ METRICS: Final = {
             prometheus="delivery_audit_last_success_timestamp_seconds",
             description="When the last whole audit was done.",
             emitters=(Emitter("auditor"),),
-            emitted=False,
         ),
         Metric(
             name="delivery.audit.telemetry_gap",
@@ -697,37 +685,113 @@ METRICS: Final = {
 EVENTS: Final = {
     event.name: event
     for event in (
-        Event("process.started", "A process began: its name, pid and life."),
+        Event("process.started", "A process began: its name, pid and life.", ("pid",)),
         Event("process.stopping", "A process was asked to end and lets go of what it holds."),
-        Event("part.started", "The supervisor started a process."),
-        Event("part.ready", "A process answers its readiness probe."),
-        Event("part.unready", "A process that was ready no longer answers its readiness probe."),
-        Event("part.exited", "A process ended, with its exit code (negative: the signal)."),
-        Event("part.failed", "A process ended too often and is not started again."),
-        Event("part.killed", "A process did not end when asked to, or grew over its memory bound, and was killed."),
-        Event("fault", "A fault began or ended: what, on whom, by whom."),
-        Event("log.message", "A line of a library's own logging."),
-        Event("offset.received", "A chunk of a partition was handed to an arm: first and last offset, count."),
-        Event("offset.applied", "All effects of a chunk are done."),
-        Event("offset.committed", "The broker confirmed a group's new position."),
-        Event("offset.commit_failed", "A commit failed or timed out; it is tried again with the next one."),
-        Event("offset.revoked", "Partitions were taken from this process."),
-        Event("offset.rewound", "An arm went back to its committed positions: what it had in hand comes again."),
-        Event("dedup.decision", "A message id was met again: where it was first seen, and what was decided."),
-        Event("dedup.window", "The dedup window moved on: partitions made and dropped, rows deleted."),
-        Event("dead_letter", "A record that this arm will never apply: its coordinates and the reason."),
-        Event("effect.dropped", "An effect failed in an arm that does not retry: nothing brings it back."),
-        Event("transaction.fenced", "The broker takes nothing more of a producer: its process ends, and starts anew."),
-        Event("transaction.aborted", "A Kafka transaction was given up: its batch is read and done again."),
-        Event("message.deferred", "A message goes to a retry tier: attempts so far, tier and reason."),
-        Event("call.retried", "A call failed in a way that may pass; it is made again."),
-        Event("relay.shards", "The outbox shards that this relay owns changed."),
-        Event("relay.source_lost", "A source's connection ended, and with it the shards; the relay connects again."),
-        Event("relay.rewound", "A publication failed; the relay starts again from the table."),
-        Event("slot.made", "The replication slot was gone or invalidated; there is a new one."),
-        Event("slot.republished", "After the loss of a slot, all kept rows were published again: how many."),
-        Event("slot.lag", "The log that a slot holds back crossed its bound, or the slot is gone: over or not."),
-        Event("relay.set_aside", "The broker refuses a row for ever; it was moved out of the way."),
-        Event("email.uncertain", "Nobody can know whether it was sent: its sender died, or the call was not answered."),
+        Event("part.started", "The supervisor started a process.", ("part", "pid")),
+        Event("part.ready", "A process answers its readiness probe.", ("part",)),
+        Event("part.unready", "A process that was ready no longer answers its readiness probe.", ("part",)),
+        Event("part.exited", "A process ended, with its exit code (negative: the signal).", ("part", "code")),
+        Event("part.failed", "A process ended too often and is not started again.", ("part", "why")),
+        Event(
+            "part.killed",
+            "A process did not end when asked to, or grew over its memory bound, and was killed.",
+            ("part", "why"),
+        ),
+        Event("fault", "A fault began or ended: what, on whom, by whom.", ("id",)),
+        Event("log.message", "A line of a library's own logging.", ("logger", "message")),
+        Event(
+            "log.dropped",
+            "Lines were not written, because there were too many of them: how many, of which events.",
+            ("count", "events"),
+        ),
+        Event(
+            "offset.received",
+            "A chunk of a partition was handed to an arm: first and last offset, count.",
+            ("arm", "topic", "partition", "first_offset", "last_offset", "count"),
+        ),
+        Event(
+            "offset.applied",
+            "All effects of a chunk are done.",
+            ("arm", "topic", "partition", "first_offset", "last_offset", "count"),
+        ),
+        Event("offset.committed", "The broker confirmed a group's new position.", ("arm", "positions")),
+        Event(
+            "offset.commit_failed",
+            "A commit failed or timed out; it is tried again with the next one.",
+            ("arm", "positions", "error"),
+        ),
+        Event("offset.revoked", "Partitions were taken from this process.", ("arm", "partitions")),
+        Event(
+            "offset.rewound", "An arm went back to its committed positions: what it had in hand comes again.", ("arm",)
+        ),
+        Event(
+            "dedup.decision",
+            "A message id was met again: where it was first seen, and what was decided.",
+            ("hop", "arm", "decision", "reason", "dedup.key", "message.id", "original.message.id"),
+        ),
+        Event(
+            "dedup.window",
+            "The dedup window moved on: partitions made and dropped, rows deleted.",
+            ("made", "dropped", "deleted"),
+        ),
+        Event(
+            "dead_letter",
+            "A record that this arm will never apply: its coordinates and the reason.",
+            ("arm", "at", "reason", "detail", "message.id"),
+        ),
+        Event(
+            "effect.dropped",
+            "An effect failed in an arm that does not retry: nothing brings it back.",
+            ("arm", "effect", "at", "detail", "message.id"),
+        ),
+        Event(
+            "transaction.fenced",
+            "The broker takes nothing more of a producer: its process ends, and starts anew.",
+            ("positions", "error"),
+        ),
+        Event(
+            "transaction.aborted",
+            "A Kafka transaction was given up: its batch is read and done again.",
+            ("positions", "error"),
+        ),
+        Event(
+            "message.deferred",
+            "A message goes to a retry tier: attempts so far, tier and reason.",
+            ("arm", "at", "tier", "attempts", "reason", "detail", "message.id"),
+        ),
+        Event(
+            "call.retried",
+            "A call failed in a way that may pass; it is made again.",
+            ("what", "attempt", "reason", "detail", "delay_s"),
+        ),
+        Event("relay.shards", "The outbox shards that this relay owns changed.", ("source", "shards", "members")),
+        Event(
+            "relay.source_lost",
+            "A source's connection ended, and with it the shards; the relay connects again.",
+            ("source", "error"),
+        ),
+        Event("relay.rewound", "A publication failed; the relay starts again from the table.", ("source", "failed")),
+        Event("slot.made", "The replication slot was gone or invalidated; there is a new one.", ("source",)),
+        Event(
+            "slot.republished",
+            "After the loss of a slot, all kept rows were published again: how many.",
+            ("source", "rows"),
+        ),
+        Event(
+            "slot.lag",
+            "The log that a slot holds back crossed its bound, or the slot is gone: over or not.",
+            ("held_bytes", "over", "gone"),
+        ),
+        Event(
+            "relay.set_aside",
+            "The broker refuses a row for ever; it was moved out of the way.",
+            ("source", "position", "reason"),
+        ),
+        Event("audit.failed", "A pass of the auditor ended early: a store could not be read.", ("why",)),
+        Event(
+            "email.uncertain",
+            "Nobody can know whether it was sent: its sender died, or the call was not answered.",
+            ("arm", "message.id", "claimed_by"),
+        ),
     )
 }

@@ -1,0 +1,209 @@
+"""`python -m services.auditor`: the composition root of the auditor. It passes over everything about once a second.
+
+No failpoints: it shares no code with what it judges, and what struck it would prove nothing.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+import uuid
+from typing import Final
+
+import msgspec
+import uvloop
+from aiohttp import web
+
+from services.auditor.audit import Unreachable, audit
+from services.auditor.explaining import explain, trace
+from services.auditor.findings import Findings, Totals, now
+from services.auditor.history import key_of
+from services.auditor.live import Pass
+from services.auditor.stores import Stores
+from services.auditor.taking import Taking
+from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
+from services.domain.audit import AuditDocument, AuditRow
+from services.settings import Settings, read_settings
+from services.telemetry.admin import serve_admin
+from services.telemetry.catalogue import METRICS, audit_states
+from services.telemetry.logs import Log
+from services.telemetry.metrics import Metrics
+from services.telemetry.vitals import observe_vitals
+
+EVERY_S: Final = 1.0
+AT_MOST_S: Final = 4.0  # between two passes, however long they take
+_SHARE: Final = 12  # a pass may take one part in so many of the time
+_TELL_EVERY_S: Final = 20.0  # the logs are read again for it
+_COUNTERS: Final = {
+    "lost": "delivery.audit.lost",
+    "duplicated": "delivery.audit.extra_applications",
+    "unexpected": "delivery.audit.unexpected",
+}
+
+
+class Auditor:
+    """Passes, what they found, and the figures that say it."""
+
+    def __init__(self, settings: Settings, metrics: Metrics, log: Log) -> None:
+        self._settings, self._metrics, self._log = settings, metrics, log
+        consumers = settings.consumers.split(",") if settings.consumers else list(CONSUMER_ARMS)
+        self.publishers = [arm for arm in PUBLISHER_ARMS.values() if arm.name in settings.publishers.split(",")]
+        self.consumers = [arm for arm in CONSUMER_ARMS.values() if arm.name in consumers]
+        self._stores = Stores(settings, None)
+        self._taking = Taking(settings, self.publishers, self.consumers)
+        self._findings = Findings(settings)
+        self._counted: dict[tuple[str, ...], int] = {}
+        self._told_at = 0.0
+        self.rows: list[AuditRow] = []
+        self.at = now()
+        self.waits_for = "its first pass"
+
+    async def recall(self) -> None:
+        """Bring the counters to where they stood: before anybody can see them stand at 0. Waits for the database."""
+        self._promise()
+        while True:
+            try:
+                self._count(await self._findings.totals())
+            except Unreachable as error:
+                self._log.event("audit.failed", "warning", why=str(error))
+                await asyncio.sleep(EVERY_S)
+            else:
+                return
+
+    async def run(self) -> None:
+        """Pass after pass, until it is cancelled. A store that is away ends a pass; the next one goes on from there."""
+        while True:
+            began, work_s = time.monotonic(), time.process_time()
+            try:
+                await self._pass()
+            except Unreachable as error:
+                self._log.event("audit.failed", "warning", why=str(error))
+            cost_s = time.process_time() - work_s
+            pause_s = 0.0 if self._taking.behind else min(AT_MOST_S, max(EVERY_S, _SHARE * cost_s))
+            await asyncio.sleep(max(0.02, pause_s - (time.monotonic() - began)))
+
+    async def _pass(self) -> None:
+        held = await self._taking.look()
+        if self._taking.behind:
+            return  # half of it is not there: nothing is judged by that
+        done = self._taking.live.judge(held, time.time())
+        await self._findings.write(done.found)
+        self.rows, self.at, self.waits_for = done.rows, now(), ""
+        if done.found:
+            self._count(await self._findings.totals())
+        await self._findings.write_rows(self.at, self.rows)
+        self._show(done)
+        await self._tell()
+
+    async def _tell(self) -> None:
+        """Look into what was found, now and then, some at a time."""
+        if time.monotonic() - self._told_at < _TELL_EVERY_S:
+            return
+        self._told_at = time.monotonic()
+        if untold := await self._findings.untold():
+            for item in untold:
+                at = self._taking.live.places_of(item.arm, key_of(item.message_id or ""))
+                item.at = [str(place) for place in at]
+            await trace(self._stores, untold, self.publishers)
+            await explain(self._stores, self._taking.client, untold, self.consumers, self.publishers)
+            await self._findings.tell(untold)
+
+    async def final(self, run: str | None) -> AuditDocument:
+        """A whole audit of a run, or of all; it is kept. Raises Unreachable."""
+        document = await asyncio.to_thread(
+            lambda: asyncio.run(audit(self._settings, run, arms=self.consumers, publishers=self.publishers))
+        )
+        await self._findings.keep(document)
+        return document
+
+    def live(self) -> dict[str, object]:
+        """The last pass, in the shape of an audit."""
+        closes = not any(row.unexplained for row in self.rows)
+        return {"at": self.at, "closes": closes, "rows": self.rows, "evidence": [], "behind": self._taking.behind}
+
+    async def close(self) -> None:
+        """Let go of every store."""
+        await self._taking.close()
+        await self._findings.close()
+
+    def _promise(self) -> None:
+        for emitter in METRICS["delivery.promise_info"].emitters:
+            for labels in emitter.series():
+                self._metrics.set("delivery.promise_info", 1, **labels)
+
+    def _count(self, totals: Totals) -> None:
+        """Bring the counters to where the findings stand."""
+        for ((hop, arm, effect), state), many in totals.found.items():
+            if self._is_ours(hop, arm):
+                self._rise(_COUNTERS[state], many, hop=hop, arm=arm, effect=effect)
+        for (hop, arm), many in totals.taken_back.items():
+            if self._is_ours(hop, arm):
+                self._rise("delivery.audit.retractions", many, hop=hop, arm=arm)
+
+    def _is_ours(self, hop: str, arm: str) -> bool:
+        return arm in (CONSUMER_ARMS if hop == "process" else PUBLISHER_ARMS)
+
+    def _rise(self, name: str, many: int, **labels: str) -> None:
+        before = self._counted.get((name, *labels.values()), 0)
+        if many > before:
+            self._metrics.add(name, many - before, **labels)
+            self._counted[name, *labels.values()] = many
+
+    def _show(self, done: Pass) -> None:
+        for row in done.rows:
+            place = {"hop": row.hop, "arm": row.arm, "effect": row.effect}
+            for state in audit_states(row.hop, row.arm):
+                self._metrics.set("delivery.audit.messages", getattr(row, state), **place, state=state)
+            if row.hop == "process":
+                self._rise("delivery.audit.expected", row.expected, **place)
+        self._metrics.set("delivery.audit.unexplained", sum(row.unexplained for row in done.rows))
+        self._metrics.set("delivery.audit.last_success_timestamp", time.time())
+
+
+def api(auditor: Auditor) -> list[web.RouteDef]:
+    """GET /audit?run=R (a whole one), GET /live (the last pass)."""
+
+    async def whole(request: web.Request) -> web.Response:
+        try:
+            document = await auditor.final(request.query.get("run"))
+        except Unreachable as error:
+            return web.json_response({"error": str(error)}, status=503)
+        return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+
+    async def live(_: web.Request) -> web.Response:
+        return web.Response(body=msgspec.json.encode(auditor.live()), content_type="application/json")
+
+    return [web.get("/audit", whole), web.get("/live", live)]
+
+
+async def run(settings: Settings) -> None:
+    """Audit until SIGTERM or SIGINT. A loop that ends before is a defect: raised, so that a new life is started."""
+    life = str(uuid.uuid4())
+    log, metrics = Log(settings.process, life, settings.log_file), Metrics(settings.process, life)
+    log.capture_logging()
+    log.event("process.started", pid=os.getpid())
+    observe_vitals(metrics, life)
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    auditor = Auditor(settings, metrics, log)
+    await auditor.recall()
+    admin = await serve_admin(
+        settings.bind, settings.admin_port, metrics, lambda: auditor.waits_for, more=api(auditor)
+    )  # fmt: skip
+    passes = asyncio.create_task(auditor.run(), name="passes")
+    signalled = asyncio.create_task(stopping.wait(), name="signal")
+    done, _ = await asyncio.wait([signalled, passes], return_when=asyncio.FIRST_COMPLETED)
+    log.event("process.stopping")
+    passes.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Exception):
+        await passes
+    await auditor.close()
+    await admin.cleanup()
+    for task in done:
+        task.result()
+
+
+if __name__ == "__main__":
+    uvloop.run(run(read_settings()))

@@ -1,0 +1,123 @@
+"""The broker as the live audit asks it, again and again: clients that are kept, and no consumer group. Blocks."""
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec
+
+from services.broker.reader import Offsets, Partition, Record
+from services.domain.messages import Coordinates
+
+_ANSWER_S: Final = 5.0
+_BATCH: Final = 5_000
+_CLIENT: Final = {"log_level": 0, "error_cb": lambda _: None}  # errors reach the caller as exceptions
+
+
+class Broker:
+    """Where topics begin and end, and what groups have committed."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, **_CLIENT})
+        self._partitions: dict[str, list[Partition]] = {}
+
+    def ends(self, topics: Iterable[str], *, stable: bool = False) -> Offsets:
+        """Where the topics end; with `stable`, where no transaction is open before it. Raises KafkaException."""
+        level = IsolationLevel.READ_COMMITTED if stable else IsolationLevel.READ_UNCOMMITTED
+        return self._offsets(topics, OffsetSpec.latest(), level)
+
+    def firsts(self, topics: Iterable[str]) -> Offsets:
+        """The first offset of the topics that is still there. Raises KafkaException."""
+        return self._offsets(topics, OffsetSpec.earliest(), IsolationLevel.READ_UNCOMMITTED)
+
+    def committed(self, groups: Iterable[str]) -> dict[str, Offsets]:
+        """The committed offsets of each group. Raises KafkaException."""
+        asked = {
+            group: self._admin.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group)], request_timeout=_ANSWER_S
+            )[group]
+            for group in groups
+        }
+        return {
+            group: {(p.topic, p.partition): p.offset for p in future.result().topic_partitions if p.offset >= 0}
+            for group, future in asked.items()
+        }
+
+    def _offsets(self, topics: Iterable[str], spec: Any, level: Any) -> Offsets:
+        places = [place for topic in topics for place in self._of(topic)]
+        if not places:
+            return {}
+        asked = self._admin.list_offsets(
+            {TopicPartition(*p): spec for p in places}, isolation_level=level, request_timeout=_ANSWER_S
+        )
+        return {(p.topic, p.partition): future.result().offset for p, future in asked.items()}
+
+    def _of(self, topic: str) -> list[Partition]:
+        if topic not in self._partitions:
+            there = self._admin.list_topics(topic, timeout=_ANSWER_S).topics[topic].partitions
+            if not there:
+                raise KafkaException(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART, f"there is no topic {topic}"))
+            self._partitions[topic] = [(topic, number) for number in there]
+        return self._partitions[topic]
+
+
+class Tail:
+    """Reads topics from where they begin, and then what is new, up to ends that were taken before."""
+
+    def __init__(self, bootstrap: str, *, stable: bool = False) -> None:
+        self._next: dict[Partition, int] = {}
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": bootstrap,
+                "group.id": "auditor",  # the library asks for one; assign() without commits never uses it
+                "enable.auto.commit": False,
+                "enable.auto.offset.store": False,
+                "isolation.level": "read_committed" if stable else "read_uncommitted",
+                "auto.offset.reset": "error",  # a record that is gone is said, never skipped
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 500,
+                "queued.max.messages.kbytes": 16_384,
+                **_CLIENT,
+            }
+        )
+
+    def read_to(self, ends: Mapping[Partition, int], firsts: Mapping[Partition, int]) -> Iterator[Record]:
+        """Every record below the ends that was not read yet. Raises KafkaException, also when none comes for 5 s."""
+        if new := [place for place in ends if place not in self._next]:
+            self._next |= {place: firsts.get(place, 0) for place in new}
+            starts = [TopicPartition(*p, self._next[p] or OFFSET_BEGINNING) for p in new]
+            self._consumer.incremental_assign(starts)
+        deadline = time.monotonic() + _ANSWER_S
+        while any(self._next[place] < end for place, end in ends.items()):
+            for message in self._consumer.consume(_BATCH, 0.1):
+                deadline = time.monotonic() + _ANSWER_S
+                if (record := self._take(message)) is not None:
+                    yield record
+            if time.monotonic() > deadline:
+                raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no record came"))
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._consumer.close()
+
+    def _take(self, message: Any) -> Record | None:
+        place, error = (message.topic(), message.partition()), message.error()
+        if error is not None:
+            # the end of a partition: what lies between the last record and it are markers, and aborted records
+            if error.code() != KafkaError._PARTITION_EOF:
+                raise KafkaException(error)
+            self._next[place] = max(self._next[place], message.offset())
+            return None
+        offset = message.offset()
+        self._next[place] = offset + 1
+        headers = [(name, value) for name, value in message.headers() or () if value is not None]
+        return Record(Coordinates(*place, offset), headers, message.value(), message.timestamp()[1] / 1000)

@@ -1,0 +1,242 @@
+"""Taking in what is new, in the order of an audit: upstream to downstream, each store later than the one before."""
+
+import asyncio
+import time
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID
+
+from services.auditor.broker import Broker, Tail
+from services.auditor.cursor import Cursor
+from services.auditor.facts import facts
+from services.auditor.history import Holdings, Key, key_of_record, origin_of
+from services.auditor.holding import Start, begin, settle_letters, waiting_before
+from services.auditor.ledger import ClientLedger
+from services.auditor.live import Held, Live
+from services.auditor.stores import SQL, Application, Connections, Stores, application, reaching
+from services.broker.reader import Offsets, Record
+from services.domain.arms import DEFAULT_PUBLISHER, ConsumerArm, PublisherArm
+from services.domain.messages import Coordinates, Kind
+from services.settings import Settings
+
+_ROWS: Final = 20_000  # of one table, taken in at once
+_SLICE: Final = 2_000  # records that are taken in before others get their turn
+_LOOK_AT_HEADS_S: Final = 10.0
+_COUNT_S: Final = 5.0
+_COUNT_SHARE: Final = 50  # counting all rows may take one part in so many of the time
+_WITH_MONEY: Final = frozenset({"charge"})
+
+
+class Taking:
+    """Brings a `Live` up to date. One look after another; an error ends a look, and the next one goes on from there."""
+
+    def __init__(
+        self, settings: Settings, publishers: Collection[PublisherArm], consumers: Collection[ConsumerArm]
+    ) -> None:
+        self._settings, self._publishers, self._consumers = settings, publishers, consumers
+        self._stores = Stores(settings, None, Connections())
+        self._broker = Broker(settings.kafka)
+        self._topics = [arm.topic(kind) for arm in publishers for kind in arm.kinds]
+        self._outputs = [arm.output_topic for arm in consumers if arm.output_topic]
+        self._own = [topic for arm in consumers for topic in (*arm.retry_topics, arm.redelivery_topic) if topic]
+        self._heads: Offsets = {}
+        self._heads_due = self._count_due = 0.0
+        self._begin_again()
+
+    def _begin_again(self) -> None:
+        """Forget all and read from the beginning."""
+        self.live = Live(self._publishers, self._consumers)
+        self.client = ClientLedger(Path(self._settings.home) / "ledger", follow=True)
+        self._intents = {(arm.name, kind.name): Cursor(UUID(int=0)) for arm in self._publishers for kind in arm.kinds}
+        self._records = {arm.name: Cursor(0) for arm in self._consumers}
+        self._pending: dict[str, dict[int, Application]] = {arm.name: {} for arm in self._consumers}
+        self._calls = Cursor(0)
+        self._main, self._out = Tail(self._settings.kafka), Tail(self._settings.kafka, stable=True)
+        self._rows: dict[str, int] = {}
+        self.behind = True  # there was more than a look takes in
+
+    async def close(self) -> None:
+        """Let go of every store."""
+        if self._stores.kept is not None:
+            await self._stores.kept.close()
+        await asyncio.to_thread(self._main.close)
+        await asyncio.to_thread(self._out.close)
+
+    async def look(self) -> Held:
+        """Take in what is new; returns what holds messages by now. Raises Unreachable."""
+        now = time.time()
+        self.behind = False
+        starts = {arm.name: await begin(self._stores, arm) for arm in self._consumers if arm.dead_letters}
+        await self._ledger()
+        for arm in self._publishers:
+            for kind in arm.kinds:
+                await self._new_intents(arm, kind, now)
+        outboxes = {arm.name: await self._stores.outbox(arm) for arm in self._publishers}
+        await self._new_records(now)
+        holdings = {arm.name: await self._holdings(arm, starts.get(arm.name)) for arm in self._consumers}
+        await self._new_applications(now)
+        await self._new_outputs(now)
+        await self._details()
+        if await self._fewer():
+            self._begin_again()
+        answers = {
+            (arm.name, kind.name): self.client.answers(arm, kind) for arm in self._publishers for kind in arm.kinds
+        }
+        truncated = {topic for (topic, _), first in self._heads.items() if first > 0}
+        return Held(outboxes, holdings, answers, truncated)
+
+    async def _ledger(self) -> None:
+        with reaching("the client ledger"):
+            await asyncio.to_thread(self.client.read)
+        for arm in self._publishers:
+            for kind in arm.kinds:
+                answers = self.client.answers(arm, kind)
+                if answers.touched:
+                    self.live.take_answers(arm.name, kind.name, answers.touched)
+                    answers.touched.clear()
+
+    async def _new_intents(self, arm: PublisherArm, kind: Kind, now: float) -> None:
+        cursor, server, database = self._intents[arm.name, kind.name], self._settings.postgres, arm.database(kind)
+        snapshot = await self._snapshot(server, database)
+        rows = await self._fetch(server, database, "intents_after", cursor.floor, cursor.overlap + _ROWS)
+        fresh = cursor.take([row[0] for row in rows], now, *snapshot)
+        self._may_be_behind(rows, cursor)
+        for message_id, key, digest, run in rows:
+            if message_id in fresh:
+                self.live.take_intent(arm.name, kind.name, message_id.bytes, key, digest, run)
+
+    async def _new_records(self, now: float) -> None:
+        with reaching("Kafka"):
+            if now >= self._heads_due:
+                self._heads = await asyncio.to_thread(self._broker.firsts, self._topics)
+                self._heads_due = now + _LOOK_AT_HEADS_S
+            ends = await asyncio.to_thread(self._broker.ends, self._topics)
+            news = self._main.read_to(ends, self._heads)
+            while records := await asyncio.to_thread(_some, news):
+                for record in records:
+                    self.live.take_record(self._arm_of(record), record, now)
+
+    def _arm_of(self, record: Record) -> str:
+        topic = record.at.topic
+        named = (arm.name for arm in self._publishers if topic in [arm.topic(kind) for kind in arm.kinds])
+        return next(named, DEFAULT_PUBLISHER)
+
+    async def _holdings(self, arm: ConsumerArm, start: Start | None) -> Holdings:
+        """As `holding.finish`, by clients that are kept; the topics of the arm are read only where something lies."""
+        kafka = self._settings.kafka
+        with reaching("Kafka"):
+            groups = [arm.group, *([arm.lane_group] if arm.retries else [])]
+            offsets = await asyncio.to_thread(self._broker.committed, groups)
+            own = [topic for topic in (*arm.retry_topics, arm.redelivery_topic) if topic]
+            lane = offsets[arm.lane_group if arm.retries else arm.group]
+            ends = await asyncio.to_thread(self._broker.ends, own)
+            lies = any(lane.get(place, 0) < end for place, end in ends.items())
+            sent_on = await asyncio.to_thread(waiting_before, kafka, arm) if lies else set[Coordinates]()
+        if start is None:
+            return Holdings(offsets[arm.group])
+        letters = await self._stores.letters(arm)
+        moving = settle_letters(letters, start)
+        emails = await self._stores.emails(arm) if arm.dedups else {}
+        return Holdings(offsets[arm.group], letters, emails, start.redrives.queued | moving | sent_on)
+
+    async def _new_applications(self, now: float) -> None:
+        payments = self._settings.postgres, "payments"
+        for arm in self._consumers:
+            if "record" not in arm.effects:
+                continue
+            cursor, waiting = self._records[arm.name], self._pending[arm.name]
+            snapshot = await self._snapshot(*payments)
+            rows = await self._fetch(*payments, "records_after", cursor.floor, cursor.overlap + _ROWS, arm=arm)
+            fresh = cursor.take([row[0] for row in rows], now, *snapshot)
+            self._may_be_behind(rows, cursor)
+            for seq, status, *rest in rows:
+                if seq in fresh:
+                    waiting[seq] = application(rest)
+                    if status == "applied":
+                        self.live.take_application(arm.name, "record", waiting.pop(seq), now)
+            if waiting:
+                for (seq,) in await self._fetch(*payments, "applied_among", list(waiting), arm=arm):
+                    self.live.take_application(arm.name, "record", waiting.pop(seq), now)
+        await self._new_calls(now)
+
+    async def _new_calls(self, now: float) -> None:
+        provider = self._settings.ledger, "provider"
+        snapshot = await self._snapshot(*provider)
+        rows = await self._fetch(*provider, "applications_after", self._calls.floor, self._calls.overlap + _ROWS)
+        fresh = self._calls.take([row[0] for row in rows], now, *snapshot)
+        self._may_be_behind(rows, self._calls)
+        effects = {arm.name: arm.effects for arm in self._consumers}
+        for seq, account, effect, *rest, amount_cents, currency, customer_id in rows:
+            if seq in fresh and effect in effects.get(account, ()):
+                kept = (amount_cents, currency, customer_id) if effect in _WITH_MONEY else (customer_id,)
+                self.live.take_application(account, effect, application([*rest, *kept]), now)
+
+    async def _new_outputs(self, now: float) -> None:
+        for arm in self._consumers:
+            if not arm.output_topic:
+                continue
+            with reaching("Kafka"):
+                ends = await asyncio.to_thread(self._broker.ends, [arm.output_topic], stable=True)
+                news = self._out.read_to(ends, {})
+                while records := await asyncio.to_thread(_some, news):
+                    for record in records:
+                        self.live.take_application(arm.name, "output", _output(record), now)
+
+    async def _details(self) -> None:
+        """For which of its records a message was applied, where that is promised."""
+        arms = {arm.name: arm for arm in self._consumers}
+        for (name, effect), keys in self.live.lacking().items():
+            if effect == "output":
+                continue  # its records are kept by the audit itself
+            applied: dict[Key, list[Coordinates]] = {key: [] for key in keys}
+            async for found in self._stores.applications_among(arms[name], effect, keys):
+                applied[found.key].append(found.at)
+            for key, places in applied.items():
+                self.live.take_records_applied(name, effect, key, places)
+
+    async def _fewer(self) -> bool:
+        """Whether a store has fewer rows than it had: something was taken away, and all is to be read again."""
+        if self.behind or time.monotonic() < self._count_due:
+            return False
+        began = time.monotonic()
+        counted = {"provider": (await self._fetch(self._settings.ledger, "provider", "applications_count"))[0][0]}
+        for arm in self._consumers:
+            counted[arm.name] = (await self._fetch(self._settings.postgres, "payments", "records_count", arm=arm))[0][0]
+        for publisher in self._publishers:
+            for kind in publisher.kinds:
+                database = publisher.database(kind)
+                counted[database] = (await self._fetch(self._settings.postgres, database, "intents_count"))[0][0]
+        took_s = time.monotonic() - began
+        self._count_due = time.monotonic() + max(_COUNT_S, _COUNT_SHARE * took_s)
+        fewer = any(count < self._rows.get(name, 0) for name, count in counted.items())
+        self._rows = counted
+        return fewer
+
+    def _may_be_behind(self, rows: Collection[Any], cursor: Cursor[Any]) -> None:
+        self.behind = self.behind or len(rows) >= _ROWS
+
+    async def _snapshot(self, server: str, database: str) -> tuple[int, int]:
+        ((xmin, xmax),) = await self._fetch(server, database, "snapshot_now")
+        return xmin, xmax
+
+    async def _fetch(
+        self, server: str, database: str, statement: str, *arguments: Any, arm: ConsumerArm | None = None
+    ) -> list[Any]:
+        query = SQL[statement].replace("{schema}", arm.schema) if arm else SQL[statement]
+        assert self._stores.kept is not None  # noqa: S101
+        return await self._stores.kept.fetch(server, database, query, *arguments)
+
+
+def _some(records: Iterator[Record]) -> list[Record]:
+    found = []
+    for record in records:
+        found.append(record)
+        if len(found) >= _SLICE:
+            break
+    return found
+
+
+def _output(record: Record) -> Application:
+    origin = origin_of(record.headers) or record.at
+    return Application(key_of_record(origin, record.headers), True, origin, "", facts(()))

@@ -1,0 +1,170 @@
+"""The live audit against the whole one: whatever order things are taken in, after the grace both say the same."""
+
+import random
+from collections import defaultdict
+from uuid import UUID
+
+import msgspec
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from services.auditor.cursor import Cursor
+from services.auditor.history import Answers, Holdings, Outbox
+from services.auditor.live import GRACE_S, Held, Live
+from services.auditor.stores import Application
+from services.broker.reader import Record
+from services.domain.arms import PUBLISHER_ARMS, ConsumerArm, Promise
+from services.domain.audit import AuditRow
+from services.domain.messages import ORDERS, Coordinates, digest
+from tests.property.test_audit import Told, closes, judged, key, processes
+
+OUTBOX = PUBLISHER_ARMS["outbox"]
+
+
+def arm_of(effect: str, promises: frozenset[Promise] = frozenset(), *, per_record: bool = False) -> ConsumerArm:
+    return ConsumerArm("tried", "", {effect: promises}, per_record=per_record)
+
+
+NOTHING = Outbox()
+
+
+def held(holdings: Holdings, outbox: Outbox = NOTHING, answers: Answers | None = None) -> Held:
+    said = defaultdict(Answers)
+    if answers is not None:
+        said["outbox", "orders"] = answers
+    return Held({"outbox": outbox}, {"tried": holdings}, said)
+
+
+def live_row(told: Told, arm: ConsumerArm, effect: str, seed: int) -> AuditRow:
+    """Take everything in, in any order and in several passes; the last two are a grace apart."""
+    live = Live([OUTBOX], [arm])
+    events: list[tuple[str, Coordinates]] = []
+    places = told.published.places()
+    for at in places:
+        events += [("record", at), *[("apply", at)] * told.applied.at.get(at, 0)]
+    shuffle = random.Random(seed)
+    shuffle.shuffle(events)
+    for number, (what, at) in enumerate(events):
+        if what == "record":
+            headers = [("ce_id", str(UUID(bytes=places[at])).encode()), ("lab-effects", b"record,email")]  # type: ignore[arg-type]
+            live.take_record("outbox", Record(at, headers), number)
+        else:
+            live.take_application("tried", effect, Application(places[at], True, at, "", b""), number)
+        if shuffle.random() < 0.2:
+            look_up(live, told, events[: number + 1])
+            live.judge(held(told.holdings), number)
+    look_up(live, told, events)
+    live.judge(held(told.holdings), 1_000)
+    rows = {row.name: row for row in live.judge(held(told.holdings), 1_000 + GRACE_S).rows}
+    return rows[f"process/tried/{effect}"]
+
+
+def look_up(live: Live, told: Told, events: list[tuple[str, Coordinates]]) -> None:
+    """What a store answers that is asked for which records some messages were applied."""
+    for (name, effect), keys in live.lacking().items():
+        for wanted in keys:
+            copies = set(told.published.copies[wanted])
+            live.take_records_applied(
+                name, effect, wanted, [at for what, at in events if what == "apply" and at in copies]
+            )
+
+
+@settings(deadline=None)  # a machine under load
+@given(processes(), st.integers(0, 1_000))
+def test_a_live_pass_comes_to_the_row_of_a_whole_audit(told: Told, seed: int) -> None:
+    row = live_row(told, arm_of("email"), "email", seed)
+    assert closes(row)
+    assert row == judged(told, "email").row
+
+
+@settings(deadline=None)
+@given(processes("record"), st.integers(0, 1_000), st.booleans())
+def test_so_it_does_for_an_arm_that_promises_per_record(told: Told, seed: int, lost_0: bool) -> None:
+    arm = arm_of("record", frozenset({"no_loss"}) if lost_0 else frozenset(), per_record=True)
+    row = live_row(told, arm, "record", seed)
+    assert closes(row)
+    assert row == judged(told, "record", per_record=True, lost_0=lost_0).row
+
+
+def record(offset: int, number: int) -> Record:
+    headers = [("ce_id", str(UUID(bytes=key(number))).encode()), ("lab-effects", b"record")]
+    return Record(Coordinates(ORDERS.topic, 0, offset), headers)
+
+
+def test_what_is_nowhere_waits_for_the_grace_is_lost_then_and_can_be_taken_back() -> None:
+    live, passed = Live([OUTBOX], [arm_of("record")]), Holdings({(ORDERS.topic, 0): 1})
+    live.take_record("outbox", record(0, 1), 0.0)
+    states = []
+    for now in (0.0, GRACE_S / 2, GRACE_S, GRACE_S + 1):
+        done = live.judge(held(passed), now)
+        row = done.rows[-1]
+        states.append((row.waiting, row.lost, [one.many for one in done.found if one.row.startswith("process")]))
+        assert closes(row)
+    assert states == [(1, 0, []), (1, 0, []), (0, 1, [1]), (0, 1, [])]
+    live.take_application("tried", "record", Application(key(1), True, Coordinates(ORDERS.topic, 0, 0), "", b""), 9.0)
+    done = live.judge(held(passed), 10.0)
+    assert (done.rows[-1].lost, done.rows[-1].applied_once) == (0, 1)
+    assert [(one.state, one.many) for one in done.found if one.row.startswith("process")] == [("lost", 0)]
+
+
+def test_an_effect_that_is_seen_before_its_record_is_no_ghost_unless_the_record_never_comes() -> None:
+    live = Live([OUTBOX], [arm_of("record")])
+    for number in (1, 2):
+        at = Coordinates(ORDERS.topic, 0, number)
+        live.take_application("tried", "record", Application(key(number), True, at, "", b""), 0.0)
+    live.take_record("outbox", record(0, 1), 1.0)
+    rows = [live.judge(held(Holdings({(ORDERS.topic, 0): 1})), now).rows[-1] for now in (1.0, GRACE_S)]
+    assert [(row.applied_once, row.unexpected) for row in rows] == [(1, 0), (1, 1)]
+
+
+def test_the_hops_accept_and_publish_are_judged_by_what_was_told_and_what_is_there() -> None:
+    live, answers = Live([OUTBOX], []), Answers()
+    for name, outcome in (("a", "acknowledged"), ("b", "acknowledged"), ("c", None), ("d", "refused")):
+        answers.called(name)
+        if outcome:
+            answers.answered(name, outcome)  # type: ignore[arg-type]
+    live.take_answers("outbox", "orders", {"a", "b", "c", "d"})
+    for number, name in ((1, "a"), (2, "a"), (3, "e")):
+        live.take_intent("outbox", "orders", key(number), name, digest("", b""), "")
+    live.take_record("outbox", record(0, 1), 0.0)
+    live.take_record("outbox", record(1, 1), 0.0)
+    live.take_record("outbox", record(2, 9), 0.0)
+    now = held(Holdings(), Outbox({key(3)}), answers)
+    live.judge(now, 0.0)
+    accept, publish = live.judge(now, GRACE_S).rows
+    assert (accept.expected, accept.duplicated, accept.lost, accept.uncertain) == (3, 1, 1, 1)
+    assert (publish.expected, publish.duplicated, publish.waiting, publish.lost) == (3, 1, 1, 1)
+    assert publish.unexpected == 1
+    assert closes(accept)
+    assert closes(publish)
+    live.take_record("outbox", record(3, 1), 8.0)
+    (again,) = (row for row in live.judge(now, 9.0).rows if row.hop == "publish")
+    assert (again.duplicated, again.extra_applications) == (1, 2)
+
+
+def test_where_the_broker_dropped_records_an_absent_one_is_uncertain() -> None:
+    live = Live([OUTBOX], [])
+    live.take_intent("outbox", "orders", key(1), "a", b"", "")
+    dropped = msgspec.structs.replace(held(Holdings()), truncated={ORDERS.topic})
+    rows = [live.judge(dropped, now).rows[1] for now in (0.0, GRACE_S)]
+    assert [(row.uncertain, row.lost) for row in rows] == [(1, 0), (1, 0)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(1, 4)), max_size=30), st.integers(0, 1_000))
+def test_a_cursor_skips_no_row_that_commits_late_and_takes_none_twice(steps: list[tuple[int, int]], seed: int) -> None:
+    """A database of numbered transactions: each begins, draws a number, and commits some steps later."""
+    shuffle, cursor, taken = random.Random(seed), Cursor(0), list[int]()
+    running: dict[int, int] = {}  # by xid the number
+    committed: set[int] = set()
+    xid = number = 0
+    for now, (commits, begins) in enumerate(steps):
+        xmin, xmax = min(running, default=xid + 1), xid + 1
+        taken += cursor.take([n for n in committed if n > cursor.floor], now * 10.0, xmin, xmax)
+        for _ in range(begins):
+            xid, number = xid + 1, number + 1
+            running[xid] = number
+        for done in shuffle.sample(sorted(running), min(commits, len(running))):
+            committed.add(running.pop(done))
+    committed |= set(running.values())
+    taken += cursor.take([n for n in committed if n > cursor.floor], 1e6, xid + 1, xid + 1)
+    assert sorted(taken) == list(range(1, number + 1))
