@@ -14,12 +14,13 @@ from confluent_kafka import KafkaException
 from rich.markup import escape
 from rich.table import Table
 
-from lab.load import display, totals_line
+from lab.load import display
 from lab.output import Exit, answer_json, err, errors_as_sentences, fail, home, out, say
 from lab.stack import Json
 from lab.verdicts import COLOURS, show
 from loadtest import scenario as scenarios_
 from loadtest.kept import Played, kept, read_kept
+from loadtest.live import ArmNow, words
 from loadtest.own import with_arm
 from loadtest.play import Player, fits
 from loadtest.report import MARKDOWN_FILE, write
@@ -147,10 +148,11 @@ class _Progress:
     def __init__(self, line: Any) -> None:
         self._line, self._shown = line, 0.0
 
-    def __call__(self, elapsed_s: float, totals: Snapshot) -> None:
+    def __call__(self, elapsed_s: float, totals: Snapshot, arms: list[ArmNow]) -> None:
         if elapsed_s - self._shown >= (1.0 if err.is_terminal else _LINE_EVERY_S):
             self._shown = elapsed_s
-            self._line(f"{elapsed_s:4.0f} s  {totals_line(totals)}")
+            counts = f"sent {totals.sent}/{totals.planned} · acknowledged {totals.acknowledged}"
+            self._line(f"{elapsed_s:4.0f} s  {counts} · {words(arms)}".rstrip(" ·"))
 
 
 def document(played: Played) -> dict[str, Any]:

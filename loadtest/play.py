@@ -8,6 +8,7 @@ from typing import Final
 
 from loadtest.exercised import chances, count_in_stores, retry_ends
 from loadtest.kept import Played, fault_of, fresh_run, keep, row_of
+from loadtest.live import ArmNow, Watch
 from loadtest.nemesis import Nemesis
 from loadtest.own import end, settle, start
 from loadtest.run import Load, start_plan
@@ -16,7 +17,7 @@ from loadtest.totals import Snapshot
 from services.auditor.audit import audit
 from services.broker.reader import Bounds, bounds
 from services.broker.topics import MAIN_TOPICS
-from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
+from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS
 from services.domain.audit import AuditDocument
 from services.domain.verdict import judge_run
 from services.settings import read_settings
@@ -40,7 +41,8 @@ _READY_S: Final = 60.0
 _AUDITS: Final = 5  # until two in a row are equal
 
 Say = Callable[[str], None]
-Show = Callable[[float, Snapshot], None]  # called a few times a second with the time since the load's begin
+# called a few times a second: the time since the load's begin, the client's totals, what is known of the arms
+Show = Callable[[float, Snapshot, list[ArmNow]], None]
 
 
 class Player:
@@ -128,19 +130,22 @@ class Player:
     def _load(self, nemesis: Nemesis) -> Snapshot:
         """Load and timeline, side by side; returns when both are over."""
         plan = self._scenario.plan(self.run, self._seed)
+        watch = Watch(self._home, self._settings, self.run, PUBLISHER_ARMS[DEFAULT_PUBLISHER], self._arms.consumers)
         load = start_plan(self._home, plan, self._urls())
         try:
             self._wait_for_begin(load)
             nemesis.begin()
+            watch.begin()
             while load.poll() is None or not nemesis.done():
                 nemesis.tick()
-                self._show(nemesis.elapsed_s, load.snapshot())
+                self._show(nemesis.elapsed_s, load.snapshot(), watch.now)
                 time.sleep(_TICK_S)
         except KeyboardInterrupt:
             self._interrupted = True
             self._say("interrupted: no more load and no more faults; what there is will be audited")
             nemesis.give_up()
         finally:
+            watch.end()
             totals = load.stop()
         return totals
 

@@ -201,7 +201,7 @@ def _evidence(played: Played) -> str:
         for item in found[:MOST_EVIDENCE]
     )  # fmt: skip
     table = _table(["state", "arm, effect", "message", "applied", "at", "what is known"], rows)
-    more = len(found) - MOST_EVIDENCE + sum(played.audit.evidence_left_out.values())
+    more = max(0, len(found) - MOST_EVIDENCE) + sum(played.audit.evidence_left_out.values())
     rest = f"<p>{more:,} more: <code>lab audit --run {escape(played.run)} --json</code></p>" if more > 0 else ""
     return f"<h2>Evidence</h2>{f'<div class=scroll>{table}</div>' if found else '<p>Nothing to list.</p>'}{rest}"
 
