@@ -124,7 +124,13 @@ def logs(
 
 
 def _process_name(name: str) -> str:
-    part, replica = find(name)
+    try:
+        part, replica = find(name)
+    except UnknownPart:
+        guest = name if "#" in name else f"{name}#0"  # a consumer of the user's own is in no table
+        if home().log_file(guest).exists():
+            return guest
+        raise
     return part.instance(replica or 0)
 
 
