@@ -36,11 +36,14 @@ Panel = Any  # the SDK's panel builders share methods, not a type
 
 def chart(
     title: str, reading: Reading, queries: Queries, unit: str, *, steps: bool = False, stacked: bool = False,
-    limit: float | None = None,
+    filled: bool = True, limit: float | None = None,
 ) -> Panel:  # fmt: skip
-    """A chart over time. `steps` for counts that jump; `limit` draws the line above which something is wrong."""
+    """A chart over time. `steps` for counts that jump; `limit` draws the line above which something is wrong.
+
+    Lines are filled down to the axis unless there are many of them.
+    """
     panel = _described(timeseries.Panel(), title, reading, queries).unit(unit).min(0)
-    panel.line_width(2).fill_opacity(30 if stacked else 8).show_points(common.VisibilityMode.NEVER)
+    panel.line_width(2).fill_opacity(30 if stacked else 8 if filled else 0).show_points(common.VisibilityMode.NEVER)
     panel.line_interpolation(common.LineInterpolation.STEP_AFTER if steps else common.LineInterpolation.LINEAR)
     if stacked:
         panel.stacking(build.StackingConfig().mode(common.StackingMode.NORMAL).group("A"))

@@ -20,6 +20,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     rise: str  # how long a rise of a counter fires
     burn: tuple[Window, ...]
     hits_window: str
+    hits_lately: str
     hits_for: str
     inflow_for: str
     backlog_for: str
@@ -43,6 +44,7 @@ DEMO: Final = Profile(
     rise="10s",
     burn=(Window("5m", "1m", 14.4),),
     hits_window="1m",
+    hits_lately="15s",
     hits_for="30s",
     inflow_for="0s",
     backlog_for="1m",
@@ -65,6 +67,7 @@ PRODUCTION: Final = Profile(
     rise="5m",
     burn=(Window("1h", "5m", 14.4), Window("6h", "30m", 6)),
     hits_window="5m",
+    hits_lately="1m",
     hits_for="2m",
     inflow_for="2m",
     backlog_for="1h",

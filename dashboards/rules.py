@@ -106,10 +106,13 @@ def alerts(profile: Profile) -> Iterator[Alert]:
         )
     yield Alert(
         name="DedupHitsSustained",
+        # Still going on: one burst stays in the long window for longer than the alert waits, and in the short one not.
         # A replay or a redrive sends again on purpose: then the hits are what dedup is for.
         expr=(
             "hop_arm:delivery_dedup_duplicates:ratio > 0.01 and on (hop, arm) (sum by (hop, arm) "
             f'(increase(delivery_dedup_decisions_total{{decision="duplicate"}}[{profile.hits_window}])) >= 5) '
+            "and on (hop, arm) (sum by (hop, arm) "
+            f'(increase(delivery_dedup_decisions_total{{decision="duplicate"}}[{profile.hits_lately}])) > 0) '
             'unless on (arm) (sum by (arm) (increase(delivery_topic_end_offsets_total{place="redelivery"}'
             f"[{profile.hits_window}])) > 0)"
         ),
@@ -188,7 +191,11 @@ def alerts(profile: Profile) -> Iterator[Alert]:
     )
     yield Alert(
         name="PartDown",
-        expr="max by (process) (delivery_part_up) == 0",
+        # A lab that starts is not down: it was up within the minute, or has had a minute and a half to become so.
+        expr=(
+            "max by (process) (delivery_part_up) == 0 and (max by (process) (max_over_time(delivery_part_up[1m])) == 1 "
+            "or max by (process) (count_over_time(delivery_part_up[2m])) > 90)"
+        ),
         severity="page",
         hold=profile.down_for,
         summary="{{ $labels.process }} does not answer",

@@ -69,22 +69,26 @@ def _processes() -> Panel:
 
 def _memory() -> Panel:
     reading = Reading("Resident memory of every Python process.", "50 to 150 MB, flat; the bound is 400 MiB.")
-    return chart("Memory, by process", reading, [over_time(q.MEMORY_BYTES, "{{instance}}")], "bytes")
+    return chart("Memory, by process", reading, [over_time(q.MEMORY_BYTES, "{{instance}}")], "bytes", filled=False)
 
 
 def _cpu() -> Panel:
     reading = Reading("Processor time, in cores.", "a few percent of a core each at the demo's rate.")
-    return chart("Processor use, by process", reading, [over_time(q.CPU_CORES, "{{instance}}")], "percentunit")
+    return chart(
+        "Processor use, by process", reading, [over_time(q.CPU_CORES, "{{instance}}")], "percentunit", filled=False
+    )
 
 
 def _loop() -> Panel:
     reading = Reading("How late the event loop wakes up, p99. High: the process is starved.", "below 50 ms.")
-    return chart("Event loop lag, p99, by process", reading, [over_time(q.LOOP_LAG_P99_S, "{{instance}}")], "s")
+    return chart(
+        "Event loop lag, p99, by process", reading, [over_time(q.LOOP_LAG_P99_S, "{{instance}}")], "s", filled=False
+    )
 
 
 def _files() -> Panel:
     reading = Reading("Open files and sockets.", "flat.")
-    return chart("Open files, by process", reading, [over_time(q.FILES_OPEN, "{{instance}}")], "short")
+    return chart("Open files, by process", reading, [over_time(q.FILES_OPEN, "{{instance}}")], "short", filled=False)
 
 
 def _restarted() -> Panel:
@@ -99,7 +103,7 @@ def _restarted() -> Panel:
 
 def _scrapes() -> Panel:
     reading = Reading("How long a scrape took.", "some ten milliseconds.")
-    return chart("Scrape duration, by process", reading, [over_time(q.SCRAPE_S, "{{instance}}")], "s")
+    return chart("Scrape duration, by process", reading, [over_time(q.SCRAPE_S, "{{instance}}")], "s", filled=False)
 
 
 def _dropping() -> Panel:

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+from services.stack.debian import ALERTMANAGER
 from services.stack.home import Home
 from services.stack.parts import PARTS
 
@@ -21,10 +22,10 @@ def write_configuration(home: Home) -> None:
     (home.run / "alertmanager.yml").write_text(with_console("alertmanager.yml", url))
 
 
-def command(binary: Path, home: Home) -> list[str]:
+def command(home: Home) -> list[str]:
     """The server's command line: bound to this machine, alone (no cluster)."""
     return [
-        str(binary),
+        *ALERTMANAGER.command(),
         f"--config.file={home.run / 'alertmanager.yml'}",
         f"--storage.path={home.data / 'alertmanager'}",
         f"--web.listen-address={home.bind}:{home.port(PARTS['alertmanager'].port)}",

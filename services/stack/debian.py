@@ -25,6 +25,7 @@ class Package(msgspec.Struct, frozen=True):
     folder: str  # of the cache, where it is unpacked
     megabytes: int
     without: str  # what is missing without it
+    own_files: str = ""  # the folder that the program was built to read, which is only there when it is installed
 
     @property
     def how_to(self) -> str:
@@ -44,6 +45,13 @@ class Package(msgspec.Struct, frozen=True):
                 return unpacked
         return None
 
+    def command(self) -> list[str]:
+        """How the program is started; by its upstream name on PATH where it is nowhere, which fails with a sentence."""
+        found = self.find() or Path(self.programs[0])
+        files = cache_dir() / self.folder / self.own_files.lstrip("/")
+        unpacked = self.own_files and found.is_relative_to(cache_dir())
+        return ["env", f"--chdir={files}", str(found)] if unpacked else [str(found)]
+
     def can_install(self) -> bool:
         """Whether this machine has Debian's tools, and trying with them did not fail within the last day."""
         tried_today = self._failed.exists() and time.time() - self._failed.stat().st_mtime < _TRY_AGAIN_S
@@ -62,9 +70,17 @@ class Package(msgspec.Struct, frozen=True):
             if package is None or not _quiet(["dpkg-deb", "-x", str(package), str(part)], folder, 60):
                 self._failed.touch()
                 return None
+            if self.own_files:
+                self._read_from_working_directory(part)
             shutil.rmtree(target, ignore_errors=True)
             part.rename(target)
         return self.find()
+
+    def _read_from_working_directory(self, unpacked: Path) -> None:
+        """Debian's build has the absolute folder of its files in the binary; here it reads `.` instead, padded."""
+        program = next(path for name in self.programs if (path := unpacked / "usr" / "bin" / name).exists())
+        built_in = self.own_files.encode()
+        program.write_bytes(program.read_bytes().replace(built_in, b".".ljust(len(built_in), b"/")))
 
     @property
     def _failed(self) -> Path:
@@ -92,6 +108,7 @@ ALERTMANAGER: Final = Package(
     "debian-alertmanager",
     10,
     "alerts fire on the boards, but nobody is paged",
+    "/usr/share/prometheus/alertmanager",
 )
 PACKAGES: Final = (PROMETHEUS, ALERTMANAGER)
 

@@ -81,6 +81,7 @@ def service_environment(
         "LAB_HTTP_PORT": str(home.port(part.port) if part.port else 0),
         "LAB_ADMIN_PORT": str(home.port(part.admin_port + replica) if part.admin_port else 0),
         "LAB_LOG_FILE": str(home.log_file(name)),
+        "LAB_SPAN_FILE": str(home.span_file(name)),
         "LAB_TOKEN": home.secret("token"),
         "LAB_FAULTS": "1" if faults else "0",
         **home.addresses(),

@@ -1,10 +1,10 @@
 """Prometheus: whom it scrapes, which rules it evaluates, and to whom it sends alerts."""
 
 from collections.abc import Collection, Mapping
-from pathlib import Path
 from typing import Final
 
 from services.stack import alertmanager
+from services.stack.debian import PROMETHEUS
 from services.stack.home import Home
 from services.stack.parts import PARTS, SUPERVISOR_PORT
 
@@ -61,10 +61,10 @@ def write_configuration(home: Home, names: Collection[str], replicas: Mapping[st
     (home.run / RULES).write_text(rules)
 
 
-def command(binary: Path, home: Home) -> list[str]:
+def command(home: Home) -> list[str]:
     """The server's command line: bound to this machine, data kept for a day and 512 MB at most."""
     return [
-        str(binary),
+        *PROMETHEUS.command(),
         f"--config.file={home.run / 'prometheus.yml'}",
         f"--storage.tsdb.path={home.data / 'prometheus'}",
         "--storage.tsdb.retention.time=1d",

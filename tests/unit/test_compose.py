@@ -111,13 +111,24 @@ def same_settings(files: Files, native: dict[str, Launch]) -> None:
             assert given.pop(address) == address_in_compose(address), part.name
             del expected[address]
         assert (given["LAB_BIND"], given["LAB_HOME"]) == ("0.0.0.0", "/tmp/lab")  # noqa: S104, S108
-        differing = {"LAB_BIND", "LAB_HOME", "LAB_LOG_FILE", "LAB_TOKEN", "LAB_SUPERVISOR", "PYTHONPATH", "PGPASSFILE"}
+        differing = {
+            "LAB_BIND",
+            "LAB_HOME",
+            "LAB_LOG_FILE",
+            "LAB_SPAN_FILE",
+            "LAB_TOKEN",
+            "LAB_SUPERVISOR",
+            "PYTHONPATH",
+            "PGPASSFILE",
+        }
         of_this_shell = {"PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LAB_CACHE"}
         left_out = differing | of_this_shell | set(PASSED_ON)
         assert {n: v for n, v in given.items() if n not in left_out} == {
             n: v for n, v in expected.items() if n not in left_out
         }, part.name
-        assert not {"LAB_TOKEN", "LAB_SUPERVISOR", "LAB_LOG_FILE"} & given.keys()  # no supervisor; logs go to stderr
+        assert (
+            not {"LAB_TOKEN", "LAB_SUPERVISOR", "LAB_LOG_FILE", "LAB_SPAN_FILE"} & given.keys()
+        )  # no supervisor; logs go to stderr
         known = {"LAB_" + field.upper() for field in Settings.__struct_fields__}
         assert {name for name in given if name.startswith("LAB_")} <= known, part.name
 

@@ -44,7 +44,7 @@ function ticksOfTime(range, most) {
 }
 
 function ticksOfValue(top, unit) {
-  const base = unit === "bytes" ? 1024 : 1;
+  const base = unit === "bytes" ? 1024 ** Math.max(0, Math.floor(Math.log2(top / 4) / 10)) : 1;
   const raw = top / 4 / base, power = 10 ** Math.floor(Math.log10(raw || 1));
   const step = base * ([1, 2, 2.5, 5, 10].find((m) => m * power >= raw) ?? 10) * power;
   const whole = unit === "short" && step < 1 ? 1 : step;

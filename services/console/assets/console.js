@@ -87,7 +87,7 @@ function frameOf(panel) {
     head.append(book);
   }
   if (panel.description) {
-    const how = element("button", "", "ⓘ");
+    const how = element("button", "how", "i");
     how.setAttribute("aria-label", `How to read ${panel.title}`);
     how.onmouseenter = how.onfocus = () => tip(how, panel.description);
     how.onmouseleave = how.onblur = () => { document.getElementById("tip").hidden = true; };
