@@ -36,7 +36,7 @@ class Backlog:
         self._topic, self._schema = topic, schema
         self._server = place.postgres_url("postgres")
         self._random = random.Random(1)  # noqa: S311  # ids are to be distinct, not secret
-        settings = {"bootstrap.servers": place.addresses()["LAB_KAFKA"], "linger.ms": 5}
+        settings = {"bootstrap.servers": place.addresses()["LAB_KAFKA"], "linger.ms": 5, "log_level": 0}
         self._plain: Any = Producer(settings)
         self._producer: Any = Producer(
             {**settings, "transactional.id": f"bench.{topic}", "queue.buffering.max.messages": 1_000_000}

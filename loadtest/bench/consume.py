@@ -41,7 +41,7 @@ async def _prepare(place: Home, arm: str, schema: str, topic: str) -> None:
         if (script := _SCHEMAS / f"{name}.sql").exists():
             await connection.execute(script.read_text().replace("{schema}", schema))
     await connection.close()
-    admin = AdminClient({"bootstrap.servers": place.addresses()["LAB_KAFKA"]})
+    admin = AdminClient({"bootstrap.servers": place.addresses()["LAB_KAFKA"], "log_level": 0})
     for future in admin.create_topics([NewTopic(topic, ORDERS.partitions, 1)]).values():
         future.result()
 

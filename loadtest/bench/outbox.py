@@ -42,7 +42,7 @@ class Outbox:
         self.kafka = place.addresses()["LAB_KAFKA"]
         self.partitions = [TopicPartition(self.topic, number) for number in range(ORDERS.partitions)]
         self._server = place.postgres_url("postgres")
-        self._admin = AdminClient({"bootstrap.servers": self.kafka})
+        self._admin = AdminClient({"bootstrap.servers": self.kafka, "log_level": 0})
 
     async def make(self, arm: str = "") -> None:
         """The tables of a publisher arm that has its own, else of the default one; and the topic."""
