@@ -7,7 +7,6 @@ from typing import Any, Final
 from confluent_kafka import (
     OFFSET_BEGINNING,
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -15,7 +14,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from services.broker.reader import Offsets, Partition, Record
+from services.broker.reader import GroupOffsets, Offsets, Partition, Record
 from services.domain.messages import Coordinates
 
 _ANSWER_S: Final = 5.0
@@ -28,6 +27,7 @@ class Broker:
 
     def __init__(self, bootstrap: str) -> None:
         self._admin = AdminClient({"bootstrap.servers": bootstrap, **_CLIENT})
+        self._groups = GroupOffsets(bootstrap, _ANSWER_S)
         self._partitions: dict[str, list[Partition]] = {}
 
     def ends(self, topics: Iterable[str], *, stable: bool = False) -> Offsets:
@@ -41,16 +41,7 @@ class Broker:
 
     def committed(self, groups: Iterable[str]) -> dict[str, Offsets]:
         """The committed offsets of each group. Raises KafkaException."""
-        asked = {
-            group: self._admin.list_consumer_group_offsets(
-                [ConsumerGroupTopicPartitions(group)], request_timeout=_ANSWER_S
-            )[group]
-            for group in groups
-        }
-        return {
-            group: {(p.topic, p.partition): p.offset for p in future.result().topic_partitions if p.offset >= 0}
-            for group, future in asked.items()
-        }
+        return self._groups.of(groups)
 
     def _offsets(self, topics: Iterable[str], spec: Any, level: Any) -> Offsets:
         places = [place for topic in topics for place in self._of(topic)]

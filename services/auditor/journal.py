@@ -16,6 +16,7 @@ from services.stack.nemesis import Fault, read_faults
 
 _FIXED: Final = frozenset({"time", "level", "event", "service.name", "life"})
 _COMMITTED: Final = "offset.committed"
+_RECEIVED: Final = "offset.received"
 _ENDINGS: Final = ("kill", "freeze", "restart")
 _SLACK_S: Final = 0.25  # what two clocks of one machine's processes, and the writing of a line, may be apart
 
@@ -53,6 +54,7 @@ class Journal:
         self.faults = sorted(faults, key=lambda fault: fault.started)
         self.processes: dict[str, str] = {}  # by life
         self._commits: dict[tuple[str, str, int], list[Commit]] = {}
+        self._first: dict[tuple[str, str, int], tuple[int, float]] = {}  # what a life was handed first of a partition
         self._about: dict[str, list[Said]] = {}
         self._starts: dict[str, list[float]] = {}
         self._exits: dict[str, list[Ending]] = {}
@@ -64,6 +66,8 @@ class Journal:
             self.processes[line.life] = line.process
         if line.event == _COMMITTED:
             self._commit(line)
+        elif line.event == _RECEIVED:
+            self._receive(line)
         elif line.event == "process.started":
             self._starts.setdefault(line.process, []).append(line.at)
         elif line.event == "part.exited":
@@ -79,6 +83,24 @@ class Journal:
             if topic and number.isdecimal() and isinstance(position, int):
                 commit = Commit(line.at, position, line.process, line.life)
                 self._commits.setdefault((part, topic, int(number)), []).append(commit)
+
+    def _receive(self, line: Said) -> None:
+        topic, partition, offset = (line.fields.get(name) for name in ("topic", "partition", "first_offset"))
+        if isinstance(topic, str) and isinstance(partition, int) and isinstance(offset, int):
+            self._first.setdefault((line.life, topic, partition), (offset, line.at))
+
+    def skipped(self, commit: Commit, at: Coordinates) -> tuple[int, float] | None:
+        """Where and when the life of a commit began to read the partition, if that lies above the record."""
+        began = self._first.get((commit.life, at.topic, at.partition))
+        return began if began and began[0] > at.offset else None
+
+    def last_ending(self, part: str, before: float) -> tuple[str, Ending] | None:
+        """The last end of one of the part's processes before a time."""
+        ends = [(end, process) for process in self.processes_of([part]) if (end := self._last_ending(process, before))]
+        return (max(ends)[1], max(ends)[0]) if ends else None
+
+    def _last_ending(self, process: str, before: float) -> Ending | None:
+        return max((end for end in self._endings(process) if end.at <= before), default=None)
 
     def passed(self, part: str, at: Coordinates) -> Commit | None:
         """The first commit of the part's processes above the record."""
@@ -99,9 +121,11 @@ class Journal:
 
     def ending_after(self, process: str, after: float, before: float = float("inf")) -> Ending | None:
         """The first end or hold-up of a process in a span of time, whichever life it was."""
+        return min((end for end in self._endings(process) if after - _SLACK_S <= end.at <= before), default=None)
+
+    def _endings(self, process: str) -> list[Ending]:
         faults = (fault for fault in self.faults if fault.fault in _ENDINGS and _on(fault.target, process))
-        endings = [Ending(fault.started, _done(fault)) for fault in faults] + self._exits.get(process, [])
-        return min((end for end in endings if after - _SLACK_S <= end.at <= before), default=None)
+        return [Ending(fault.started, _done(fault)) for fault in faults] + self._exits.get(process, [])
 
     def processes_of(self, parts: Iterable[str]) -> list[str]:
         """The processes of the parts that ever wrote a line."""
@@ -143,8 +167,8 @@ def _lines(folder: Path, parts: set[str]) -> Iterator[Said]:
 def _file(file: Path) -> Iterator[Said]:
     with file.open("rb") as stream:
         for text in stream:
-            # a chunk's steps say nothing of who was lost: read only where a timeline asks for them
-            if b'"offset.received"' not in text and b'"offset.applied"' not in text and (line := said(text)):
+            # that a chunk is done says nothing of who was lost
+            if b'"offset.applied"' not in text and (line := said(text)):
                 yield line
 
 

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from services.auditor.journal import Ending, Journal, Said, part_of
+from services.auditor.journal import Commit, Ending, Journal, Said, part_of
 from services.auditor.stores import Seen
 from services.domain.messages import Coordinates
 
@@ -49,7 +49,9 @@ def _process_lost(case: Case, journal: Journal) -> str:
         return f"{failed} failed at {clock(dropped.at)}, its offset was committed before, nothing tries again: {detail}"
     for at in reversed(case.copies):
         if found := next((c for part in case.parts if (c := journal.passed(part, at))), None):
-            end = journal.ending(found.process, found.at)
+            if began := journal.skipped(found, at):
+                return _passed_by_the_dead(at, found, began, journal)
+            end = journal.ending(found.process, found.at, found.at + _LANE_S)
             passed = f"offset {at.offset} committed at {clock(found.at)}"
             return f"{passed}, {found.process} {_after(end, found.at)}, no effect" if end else f"{passed}, no effect"
     if first := _first_ending(case, journal):
@@ -57,6 +59,16 @@ def _process_lost(case: Case, journal: Journal) -> str:
         since = f" {ending.at - case.made:+.1f} s after it was accepted" if case.made else ""
         return f"its group's offset is above it, {process} {ending.what} at {clock(ending.at)}{since}, no effect"
     return ""
+
+
+def _passed_by_the_dead(at: Coordinates, found: Commit, began: tuple[int, float], journal: Journal) -> str:
+    """The commit was confirmed, and its process did not live to write that down."""
+    offset, since = began
+    stood = f"the group stood at {offset}, above offset {at.offset}, when {found.process} began at {clock(since)}"
+    if end := journal.last_ending(part_of(found.process), since):
+        process, ending = end
+        return f"{stood}: {process} had committed it, {ending.what} at {clock(ending.at)}, no effect"
+    return f"{stood}, no effect"
 
 
 def _process_duplicated(case: Case, journal: Journal) -> str:
@@ -128,7 +140,7 @@ def _publish_unexpected(case: Case, journal: Journal) -> str:
     if end := _first_ending(case, journal, at + _LANE_S):
         process, ending = end
         return f"published at {clock(at)}, {process} {_after(ending, at)} before its commit: there is no intent"
-    return f"published at {clock(at)}, and no intent has this id"
+    return f"published at {clock(at)}, its transaction did not commit: no intent has this id"
 
 
 def _others(case: Case, _: Journal) -> str:

@@ -320,7 +320,7 @@ MUTATIONS = (
     Mutation("a record of another run", record_of_another_run, (P, "unexpected", VICTIM, "another run than")),
     Mutation("another run's effect", effect_of_another_run, (f"{ARM_P}/record", "unexpected", VICTIM, "asked: run")),
     Mutation("a record doubled", published_twice, (P, "duplicated", VICTIM, "")),
-    Mutation("a record that nobody promised", published_without_intent, (P, "unexpected", GHOST, "no intent has this")),
+    Mutation("a record that nobody promised", published_without_intent, (P, "unexpected", GHOST, "no intent has")),
     Mutation("an intent removed", intent_removed, ("accept/outbox/intent", "lost", "k3", "")),
     Mutation("an intent doubled", intent_doubled, ("accept/outbox/intent", "duplicated", "k3", "")),
     Mutation("a refusal that made one", refused_and_made, ("accept/outbox/intent", "unexpected", "k3", "")),
@@ -420,3 +420,22 @@ def test_wrong_says_nothing_of_a_message_that_no_record_asked_for() -> None:
     ghost_row = Row(GHOST)
     one = Application(id_of(GHOST).bytes, True, at(0), "l", ghost_row.facts("charge"))
     assert wrong("a", "charge", Known(Published(), (), {}), one) == ""
+
+
+def test_a_commit_that_nobody_lived_to_write_down_is_told_by_where_the_next_life_began() -> None:
+    process, where = "arm.at_most_once#0", {"topic": ORDERS.topic, "partition": 0}
+    journal = Journal(
+        [Fault("f", "kill", process, 10.0, "failpoint", 1, {"failpoint": "process.after_read"}, 11.0)],
+        [
+            Said(1.0, "process.started", process, "first", {}),
+            Said(12.0, "process.started", process, "second", {}),
+            Said(13.0, "offset.received", process, "second", {**where, "first_offset": 55}),
+            Said(14.0, "offset.committed", process, "second", {"positions": {"orders.v1/0": 60}}),
+        ],
+    )
+    case = Case(
+        effect="record", state="lost", message_id=None, parts=("arm.at_most_once",), made=9.0, copies=[at(22)]
+    )  # fmt: skip
+    line = why("process", case, journal)
+    assert "stood at 55, above offset 22" in line
+    assert "killed at process.after_read at 00:00:10.000" in line
