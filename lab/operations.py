@@ -16,7 +16,7 @@ def trace_operation(
     place: Home, settings: Settings, key: str, operation: str, start_ns: int, attributes: Attributes
 ) -> None:
     """Make the span of an operation that ended now. What a trace store does not take within a second is given up."""
-    file = place.path / "spans" / f"{PROCESS}.jsonl"
+    file = place.span_file(PROCESS)
     tracer = Tracer(
         PROCESS, str(uuid.uuid4()), ways=outlets(file, settings.zipkin, settings.otlp, lambda _: None), per_s=1.0
     )  # fmt: skip

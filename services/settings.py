@@ -31,6 +31,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     token: str = ""  # what the supervisor's mutating endpoints ask for
     faults: bool = False  # whether failpoints can be armed at all
     log_file: str = ""  # JSON lines go here; empty: stderr
+    span_file: str = ""  # spans go here as JSON lines, too; empty: nowhere
     zipkin: str = ""  # base URL of the trace store; empty: none
     otlp: str = ""  # base URL of an OTLP receiver (HTTP) for spans; empty: none
     trace_ratio: float = 0.02  # share of requests that are sampled, of those that bring no traceparent

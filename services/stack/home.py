@@ -65,6 +65,10 @@ class Home(msgspec.Struct, frozen=True):
     def log_file(self, name: str) -> Path:
         return self.logs / f"{name}.log"
 
+    def span_file(self, name: str) -> Path:
+        """Where a process's spans lie: the lab's own store of traces."""
+        return self.path / "spans" / f"{name}.jsonl"
+
     def create(self) -> None:
         """Make the folders; what lies in them is for the owner alone.
 

@@ -22,6 +22,7 @@ LINES_PER_S: Final = 200.0  # of one event on the average, and five seconds' wor
 BURST: Final = 1_000
 SAID_EVERY_S: Final = 1.0
 DROPPED: Final = "log.dropped"
+LAST: Final = "process.stopping"
 
 
 class Log:
@@ -44,7 +45,7 @@ class Log:
         if not budget.grant():
             self._drop(name)
             return
-        if self._dropped and time.monotonic() - self._said_at > SAID_EVERY_S:
+        if self._dropped and (name == LAST or time.monotonic() - self._said_at > SAID_EVERY_S):
             self._say_dropped()
         self._write(name, level, fields)
 

@@ -7,6 +7,7 @@ are needed before (they travel in records), times are long past, and a started s
 
 import hashlib
 import secrets
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,7 @@ from services.telemetry.spans import SPANS
 from services.telemetry.tracecontext import SAMPLED_DIGITS, parts_of
 
 BURST_S: Final = 4.0  # the budget of so many seconds may be spent at once: a crash doubles a chunk, not a minute
+COUNTED_EVERY_S: Final = 0.5
 DROPPED: Final = "delivery.telemetry.dropped"
 _FLAGS: Final = TraceFlags(TraceFlags.SAMPLED)  # of every span that is made: the flag of its message may say otherwise
 _OK: Final = Status(StatusCode.UNSET)
@@ -57,15 +59,24 @@ class Tracer:
         self._resource = Resource({"service.name": process, "service.instance.id": life})
         self._ways = list(ways)
         self._budget = Budget(per_s, per_s * BURST_S)
+        self._refused = 0
+        self._counted_at = 0.0
         self._metrics = metrics
 
     def grant(self) -> bool:
         """Whether one more message may have spans; counted where not."""
-        if self._budget.grant():
-            return True
+        granted = self._budget.grant()
+        self._refused += not granted
+        if self._refused and time.monotonic() - self._counted_at > COUNTED_EVERY_S:
+            self._count_refused()
+        return granted
+
+    def _count_refused(self) -> None:
+        """Not one by one: a chunk of which every message is refused spans must not pay for 500 counters."""
+        self._counted_at = time.monotonic()
         if self._metrics is not None:
-            self._metrics.add(DROPPED, 1, signal="message")
-        return False
+            self._metrics.add(DROPPED, self._refused, signal="message")
+        self._refused = 0
 
     def span(
         self,
@@ -102,6 +113,7 @@ class Tracer:
 
     def close(self, timeout_s: float = 1.0) -> None:
         """Send what is queued, as far as it goes in this time."""
+        self._count_refused()
         for way in self._ways:
             way.close(timeout_s / len(self._ways))
 
@@ -112,7 +124,7 @@ def make_tracer(settings: Settings, life: str, metrics: Metrics) -> Tracer:
     def dropped(count: int) -> None:
         metrics.add(DROPPED, count, signal="span")
 
-    file = Path(settings.home) / "spans" / f"{settings.process}.jsonl"
+    file = Path(settings.span_file) if settings.span_file else None
     per_s = settings.trace_budget_per_s if settings.telemetry else 0.0
     ways = outlets(file, settings.zipkin, settings.otlp, dropped) if per_s > 0 else ()
     return Tracer(settings.process, life, ways=ways, per_s=per_s, metrics=metrics)

@@ -268,6 +268,7 @@ async def test_a_slot_that_was_dropped_costs_copies_and_no_message(stack: Lab) -
         intents, published = await arm.intents(), await arm.published()
         assert {intents[key] for key in (*unread, late)} <= kept <= published.keys()
         assert published[intents[before]] == 1 + (intents[before] in kept), "what is kept is published again"
+        assert arm.events("cdc", "slot.made")
         assert arm.events("cdc", "slot.republished")[-1]["rows"] == len(kept)
 
 

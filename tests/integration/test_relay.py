@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
+import msgspec
 import pytest
 
 from services.domain.messages import ORDERS
@@ -187,6 +188,22 @@ async def test_a_session_whose_answer_nobody_reads_ends_and_frees_its_shards(sou
     with pytest.raises(AWAY):
         await answer
     await watcher.close()
+
+
+async def test_what_the_broker_does_not_take_now_is_said_and_read_again(source: Place, tmp_path: Path) -> None:
+    """A topic that is not there yet: the rows stay in their table until it is."""
+    elsewhere = msgspec.structs.replace(source, topic=f"{source.topic}.missing")
+    connection = await source.connect()
+    await insert(connection)
+    async with relay(elsewhere, 0, tmp_path) as one:
+
+        async def rewound() -> bool:
+            return bool(one.events("relay.rewound"))
+
+        await until(rewound, 60, "the relay says that it goes back")
+        assert set(one.events("relay.rewound")[0]) >= {"source", "failed"}
+        assert await connection.fetchval("SELECT count(*) FROM outbox") == 1
+    await connection.close()
 
 
 async def _lost(relay: Relay) -> bool:
