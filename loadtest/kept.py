@@ -6,6 +6,7 @@ from typing import Any
 
 import msgspec
 
+from loadtest.alerts import Fired
 from loadtest.ledger import ledger_file
 from loadtest.totals import Snapshot
 from services.domain.arms import Promise
@@ -57,7 +58,8 @@ class Played(msgspec.Struct, kw_only=True):
     controls: dict[str, int]
     rows: list[Row]
     faults: list[KeptFault]
-    alerts: list[dict[str, Any]]  # name, fault, delay_s
+    alerts: list[Fired]
+    alerts_wrong: list[str] = []  # told, and no part of the verdict
     report: str
     load: Snapshot
     seen: dict[str, int]

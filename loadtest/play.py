@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
 
+from loadtest.alerts import differences, fired
 from loadtest.exercised import chances, count_in_stores, retry_ends
 from loadtest.kept import Played, fault_of, fresh_run, keep, row_of
 from loadtest.live import ArmNow, Watch
@@ -95,6 +96,8 @@ class Player:
         )
         seen = chances(nemesis.faults, nemesis.notes, counted, totals)
         doubts = [*self._doubts(totals, first), *nemesis.failures]
+        prometheus = home.addresses()["LAB_PROMETHEUS"]
+        alerts = fired(prometheus, began, ended, nemesis.faults)
         consumers = {arm.name: arm for arm in self._arms.consumers}
         judged = judge_run(document, seen, scenario.terms(), consumers=consumers, doubts=doubts)
         played = Played(
@@ -115,7 +118,8 @@ class Player:
             controls=judged.controls,
             rows=[row_of(row, judgement) for row, judgement in zip(document.rows, judged.judgements, strict=True)],
             faults=[fault_of(fault) for fault in nemesis.faults],
-            alerts=[],
+            alerts=alerts or [],
+            alerts_wrong=[] if alerts is None else differences(alerts, scenario.alerts.must, scenario.alerts.must_not),
             report=str(home.path / "runs" / self.run / "report.html"),
             load=totals,
             seen=dict(seen.seen),
@@ -172,17 +176,23 @@ class Player:
     def _calm(self, nemesis: Nemesis) -> None:
         self._say("calm: every fault ends, every process is ready again")
         nemesis.calm()
-        timeout_s = self._scenario.drain_s
-        self._say(f"drain: until nothing waits any more, {timeout_s:g} s at most")
-        postgres, kafka = self._settings.postgres, self._settings.kafka
-        arms = self._arms
-        if self._own and self._own.offsets == "own":
-            arms = Arms(arms.publishers, [arm for arm in arms.consumers if arm.name != self._own.name])
-        self._left = asyncio.run(drain(postgres, kafka, timeout_s, lambda _: None, arms))
-        if arms is not self._arms and self._own:
-            settle(self._settings, self._own, timeout_s)
+        self._say(f"drain: until nothing waits any more, {self._scenario.drain_s:g} s at most")
+        try:
+            self._drain()
+        except KeyboardInterrupt:
+            self._interrupted = True
+            self._say("interrupted: the drain is cut short; what there is will be audited")
         for waiting in self._left:
             self._say(f"  still waiting: {waiting}")
+
+    def _drain(self) -> None:
+        timeout_s, settings, arms = self._scenario.drain_s, self._settings, self._arms
+        keeps_its_own = self._own if self._own and self._own.offsets == "own" else None
+        if keeps_its_own:
+            arms = Arms(arms.publishers, [arm for arm in arms.consumers if arm.name != keeps_its_own.name])
+        self._left = asyncio.run(drain(settings.postgres, settings.kafka, timeout_s, lambda _: None, arms))
+        if keeps_its_own:
+            settle(settings, keeps_its_own, timeout_s)
 
     async def _audit(self) -> AuditDocument:
         """Audit until two audits in a row agree: something that is still in flight would make them differ."""

@@ -52,7 +52,8 @@ def html(played: Played, timeline: Timeline) -> str:
     """The whole report."""
     title = f"{played.verdict}: {played.scenario}, seed {played.seed}"
     sections = [
-        _head(played), _verdicts(played), _pictures(played, timeline), _faults(played), _latencies(timeline),
+        _head(played), _verdicts(played), _pictures(played, timeline), _faults(played), _alerts(played),
+        _latencies(timeline),
         _evidence(played), _repeat(played),
     ]  # fmt: skip
     return (
@@ -177,6 +178,19 @@ def _lasted(fault: KeptFault) -> str:
 def _details(fault: KeptFault) -> str:
     words = {"action": "{}", "acted": "acted {} times", "count": "{} records"}
     return ", ".join(text.format(fault.details[name]) for name, text in words.items() if name in fault.details)
+
+
+def _alerts(played: Played) -> str:
+    if not played.alerts:
+        return ""
+    rows = (
+        [escape(one.name), escape(one.arm), f"{one.at - played.began:.0f} s", escape(one.fault or ""),
+         "" if one.delay_s is None else f"{one.delay_s:.1f} s"]
+        for one in played.alerts
+    )  # fmt: skip
+    wrong = "".join(f'<li class="expected">{escape(text)}</li>' for text in played.alerts_wrong)
+    table = _table(["alert", "arm", "fired at", "last fault before", "after"], rows)
+    return f"<h2>Alerts</h2>{table}<ul>{wrong}</ul>"
 
 
 def _latencies(timeline: Timeline) -> str:

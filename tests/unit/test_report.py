@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from loadtest.alerts import differences, from_series
 from loadtest.exercised import Counted, chances
 from loadtest.kept import KeptFault, Played, Row, keep, kept, read_kept
 from loadtest.lessons import lessons
@@ -296,3 +297,17 @@ def test_a_manifest_that_cannot_be_meant_is_refused_by_name(tmp_path: Path, text
 def test_the_report_of_a_run_survives_a_round_through_its_file() -> None:
     one = played(row("at_least_once"))
     assert msgspec.json.decode(msgspec.json.encode(one), type=Played) == one
+
+
+def test_alerts_are_told_with_the_fault_before_them_and_what_is_missing() -> None:
+    series = [
+        {"metric": {"alertname": "EventsLost", "arm": "at_most_once"}, "values": [[BEGAN + 4, "1"], [BEGAN + 5, "1"]]},
+        {"metric": {"alertname": "Watchdog"}, "values": [[BEGAN - 1, "1"]]},
+    ]
+    lost, watchdog = from_series(series, [fault("kill", "arm.at_most_once#0")])
+    assert (lost.name, lost.fault, lost.delay_s) == ("EventsLost", "kill arm.at_most_once#0", 4.0)
+    assert (watchdog.fault, watchdog.delay_s) == (None, None)
+    assert differences([lost], ["EventsLost", "PartDown"], ["EventsLost"]) == [
+        "PartDown did not fire",
+        "EventsLost fired",
+    ]

@@ -1,0 +1,60 @@
+"""Which alerts fired during a run, as Prometheus remembers them, and after which fault."""
+
+import json
+import urllib.error
+import urllib.parse
+import urllib.request
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Final
+
+import msgspec
+
+from services.stack.nemesis import Fault
+
+_STEP_S: Final = 1
+_MOST_POINTS: Final = 10_000  # Prometheus answers 11,000 at most
+_TIMEOUT_S: Final = 10.0
+_QUERY: Final = 'ALERTS{alertstate="firing"}'
+
+
+class Fired(msgspec.Struct, frozen=True):
+    """An alert that began to fire. `fault`: the last one that had begun by then, and how long before."""
+
+    name: str
+    at: float
+    arm: str = ""
+    fault: str | None = None
+    delay_s: float | None = None
+
+
+def fired(prometheus: str, began: float, ended: float, faults: Sequence[Fault]) -> list[Fired] | None:
+    """The alerts of a run in the order in which they began; None where there is no Prometheus to ask."""
+    step_s = max(_STEP_S, int((ended - began) / _MOST_POINTS))
+    query = urllib.parse.urlencode({"query": _QUERY, "start": began, "end": ended, "step": step_s})
+    try:
+        with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{query}", timeout=_TIMEOUT_S) as answer:  # noqa: S310  # our own
+            series = json.load(answer)["data"]["result"]
+    except (OSError, ValueError, KeyError):
+        return None
+    return sorted(from_series(series, faults), key=lambda one: one.at)
+
+
+def from_series(series: Iterable[dict[str, Any]], faults: Sequence[Fault]) -> Iterable[Fired]:
+    """One a series: its first point is when it began. Pure."""
+    for one in series:
+        at = float(one["values"][0][0])
+        labels = one["metric"]
+        before = [fault for fault in faults if fault.started <= at and fault.fault != "arm"]
+        last = max(before, key=lambda fault: fault.started, default=None)
+        yield Fired(
+            labels["alertname"], at, labels.get("arm", ""), f"{last.fault} {last.target}" if last else None,
+            round(at - last.started, 1) if last else None,
+        )  # fmt: skip
+
+
+def differences(found: Collection[Fired], must: Iterable[str], must_not: Iterable[str]) -> list[str]:
+    """What is not as the scenario wants it."""
+    names = {one.name for one in found}
+    return [f"{name} did not fire" for name in must if name not in names] + [
+        f"{name} fired" for name in must_not if name in names
+    ]
