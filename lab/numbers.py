@@ -9,7 +9,7 @@ from typing import Final
 
 from lab.reference import section
 from services.stack.prometheus import SCRAPE_ARMS_S, SCRAPE_S
-from services.telemetry.catalogue import BOUNDS_S, METRICS, Metric
+from services.telemetry.catalogue import BOUNDS_S, METRICS, MOST_OF_A_LAB, MOST_OF_A_PROCESS, Metric
 
 FILE: Final = Path(__file__).parent.parent / "docs" / "telemetry.md"
 
@@ -63,7 +63,8 @@ _RULES: Final = (
     "Counters are there at 0, with all their series, from the start of a process. Histograms are classic, their "
     f"bounds {BOUNDS_S[0]:g} s and twice as much each time up to {BOUNDS_S[-1]:g} s; their series begin with the first "
     "sample.",
-    "No metric bears a message id, a key or a path; no process has more than 300 series.",
+    f"No metric bears a message id, a key or a path. No process has more than {MOST_OF_A_PROCESS} series, a lab with "
+    f"all arms not more than {MOST_OF_A_LAB:,}.",
     "A gauge never lies: while the broker or Postgres does not answer, and from 5 s after its last answer, the probe's "
     "figures of that store are absent, not old; `delivery_probe_last_success_timestamp_seconds` says since when.",
     "Every process start draws a life (`delivery_process_info`, `service_instance_id` of `target_info`). Rows in the "

@@ -16,6 +16,7 @@ import faust
 from aiokafka.client import AIOKafkaClient
 from aiokafka.errors import IllegalStateError, KafkaConnectionError
 from aiokafka.structs import ConsumerRecord, OffsetAndMetadata, TopicPartition
+from faust.exceptions import ConsumerNotStarted
 from faust.transport.drivers import aiokafka as driver
 from faust.types.tuples import TP, ConsumerMessage
 
@@ -275,6 +276,16 @@ async def ask_broker(bootstrap: str) -> None:
         raise ConnectionError(str(error)) from error
     finally:
         await client.close()
+
+
+def ends_of(app: faust.App) -> dict[tuple[str, int], int | None]:
+    """The ends of the partitions that this process owns, as its last fetch told; None of one where none has yet."""
+    known: dict[tuple[str, int], int | None] = {}
+    with contextlib.suppress(ConsumerNotStarted):
+        for tp in app.consumer.assignment():
+            with contextlib.suppress(AssertionError, AttributeError, KeyError):  # revoked meanwhile, in its own thread
+                known[tp.topic, tp.partition] = app.consumer.highwater(tp)
+    return known
 
 
 def make_app(group: str, settings: Settings, *, commits_first: bool = False) -> DeliveryApp:

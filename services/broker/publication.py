@@ -1,5 +1,6 @@
 """From what an outbox row holds to its Kafka record, and what becomes of one that the broker refuses."""
 
+import time
 from collections.abc import Sequence
 from datetime import datetime
 from typing import Final
@@ -8,7 +9,8 @@ from uuid import UUID
 import msgspec
 
 from services.broker.producer import BatchProducer, Failure, Record
-from services.domain.messages import KIND_OF_TYPE, record_headers
+from services.domain.messages import KIND_OF_TYPE, record_headers, time_of
+from services.telemetry.metrics import Metrics
 
 _EXTRA: Final = msgspec.json.Decoder(dict[str, str])
 
@@ -36,6 +38,12 @@ def publication(
         raise Unpublishable("invalid_headers") from None
     fields = record_headers(message_id=message_id, kind=KIND_OF_TYPE[type_], time=time, extra=extra.items())
     return topic, key, payload, fields
+
+
+def record_delay(metrics: Metrics, arm: str, records: Sequence[Record]) -> None:
+    """A batch of a publisher arm was confirmed: one sample, of its oldest row."""
+    if records and (made_at := time_of(records[0][3])) is not None:
+        metrics.record("delivery.publish_delay", max(0.0, time.time() - made_at), arm=arm)
 
 
 class NotConfirmed(Exception):

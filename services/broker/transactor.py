@@ -4,6 +4,7 @@ The producer's transactional id is stable for a replica: its next life aborts at
 replica left open, the broker aborts when the transaction's time is over.
 """
 
+import contextlib
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -111,6 +112,18 @@ class Transactor:
         except KafkaException as error:
             raise Fenced(f"the transaction cannot be aborted: {error.args[0].str()}") from error
         self._rewind()
+
+    def ends(self) -> dict[tuple[str, int], int | None]:
+        """The ends of the partitions that this process owns, as last heard; None of one where nothing was heard yet.
+
+        This one may be called by another thread.
+        """
+        known: dict[tuple[str, int], int | None] = {}
+        with contextlib.suppress(KafkaException, RuntimeError):  # it is closed
+            for partition in self._consumer.assignment():
+                bounds = self._consumer.get_watermark_offsets(partition, cached=True)
+                known[partition.topic, partition.partition] = bounds[1] if bounds and bounds[1] >= 0 else None
+        return known
 
     def close(self) -> None:
         """Leave the group."""

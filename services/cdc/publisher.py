@@ -14,24 +14,16 @@ from typing import Any, Final
 import msgspec
 import psycopg2
 
-from services.bootstrap import Process
-from services.broker.producer import BatchProducer, Delivery, Record
-from services.broker.publication import NotConfirmed, Unpublishable, publication, refused
-from services.broker.publishing import back_off
-from services.broker.sends import Sending, Sends
+from services.broker.publishing import STATEMENT_S, Publisher, Sent
 from services.cdc.pgoutput import Inserted
 from services.cdc.stream import Batch, Stream, open_stream
-from services.domain.messages import KIND_OF_TYPE
-from services.failpoints import InjectedError
-from services.storage.postgres import AWAY, connect, statements
+from services.storage.postgres import AWAY, statements
 from services.storage.slots import ensure_slot
 
 LOOK_EVERY_S: Final = 0.5
 EMPTY_EVERY_S: Final = 5.0
 IDLE_S: Final = 0.5
 PING_EVERY_S: Final = 1.0  # below wal_sender_timeout, 4 s
-STATEMENT_S: Final = 10.0
-SENT: Final = "messaging.client.sent.messages"
 
 _SQL: Final = statements(Path(__file__).parent / "statements.sql")
 
@@ -43,63 +35,24 @@ class Look(msgspec.Struct, frozen=True):
     position: int
 
 
-class Sent(msgspec.Struct, frozen=True):
-    """Rows that are with the broker, each beside its record; `end`: what is confirmed with them."""
+class CdcPublisher(Publisher):
+    """Reads the rows from the replication stream."""
 
-    rows: list[Inserted]
-    records: list[Record]
-    end: int = 0
+    arm = "cdc"
+    sql = _SQL
+    away = (*AWAY, psycopg2.Error)
 
-
-class Publisher:
-    """Publishes one database's outbox to one topic until `stopping` is set, through every outage."""
-
-    def __init__(
-        self, database: str, topic: str, process: Process, producer: BatchProducer, stopping: asyncio.Event
-    ) -> None:  # fmt: skip
-        self.connected = False
-        self._database, self._topic = database, topic
-        self._settings, self._log, self._metrics = process.settings, process.log, process.metrics
-        self._failpoints = process.failpoints
-        self._producer = producer
-        self._stopping = stopping
-        self._delivery: Delivery | None = None  # outlives a session: the producer never holds two batches
-        self._sends = Sends(process.tracer, "cdc")
-        self._sending: Sending | None = None
-        self._failures = 0  # in a row
-        for outcome in ("confirmed", "refused", "failed"):
-            self._metrics.add(SENT, 0, topic=topic, outcome=outcome)
-
-    async def run(self) -> None:
-        """Connect, publish, connect again."""
-        while not self._stopping.is_set():
-            try:
-                await self._session()
-            except (*AWAY, psycopg2.Error, NotConfirmed, InjectedError) as error:  # which one it was: in the log
-                self._log.event(
-                    "relay.source_lost", level="warning", source=self._database, error=repr(error)[:300]
-                )  # fmt: skip
-                await back_off(self._stopping, self._failures)
-                self._failures += 1
-            finally:
-                self.connected = False
-
-    async def _session(self) -> None:
-        if self._delivery is not None:  # what an earlier session sent: it keeps its place, whatever became of it
-            await self._delivery
-        connection = await connect(self._settings.postgres, self._database, name=self._settings.process)
+    async def publish(self, connection: Any) -> None:
+        """Make the slot if there is none, publish what only a lost one knew of, then what the stream says."""
+        if await ensure_slot(connection):
+            self.log.event("slot.made", level="warning", source=self.database)
+        await self._republish(connection)
+        stream = await open_stream(self.settings.postgres, self.database, self.settings.process)
         try:
-            if await ensure_slot(connection):
-                self._log.event("slot.made", level="warning", source=self._database)
-            await self._republish(connection)
-            stream = await open_stream(self._settings.postgres, self._database, self._settings.process)
-            try:
-                self.connected = True
-                await self._publish(stream, Housekeeping(connection, stream))
-            finally:
-                stream.close()
+            self.connected = True
+            await self._publish(stream, Housekeeping(connection, stream))
         finally:
-            connection.terminate()
+            stream.close()
 
     async def _republish(self, connection: Any) -> None:
         """Publish every kept row, if the slot was lost. Before the stream: rows that both have come in order, twice."""
@@ -108,13 +61,13 @@ class Publisher:
             return
         position, last, count = 0, found["last"] or 0, 0
         while rows := await self._kept(connection, position, last):
-            await self._settle(connection, await self._send(connection, rows))
+            await self.settle(connection, await self.send(connection, rows))
             position, count = rows[-1].position, count + len(rows)
         await connection.execute(_SQL["republished"], timeout=STATEMENT_S)
-        self._log.event("slot.republished", level="warning", source=self._database, rows=count)
+        self.log.event("slot.republished", level="warning", source=self.database, rows=count)
 
     async def _kept(self, connection: Any, position: int, last: int) -> list[Inserted]:
-        limit = self._settings.relay_batch
+        limit = self.settings.relay_batch
         rows = await connection.fetch(_SQL["kept"], position, last, limit, timeout=STATEMENT_S)
         return [
             Inserted(p, id_, key.encode(), type_, payload, h.encode(), at)
@@ -124,13 +77,13 @@ class Publisher:
     async def _publish(self, stream: Stream, housekeeping: "Housekeeping") -> None:
         """Read, send, confirm, until `stopping` is set."""
         connection, pending = housekeeping.connection, Sent([], [])
-        while not (self._stopping.is_set() and not pending.rows):
-            batch = Batch([]) if self._stopping.is_set() else stream.read(self._settings.relay_batch)
+        while not (self.stopping.is_set() and not pending.rows):
+            batch = Batch([]) if self.stopping.is_set() else stream.read(self.settings.relay_batch)
             if pending.rows:
                 await self._confirmed(stream, connection, pending)
                 housekeeping.news = True
             await housekeeping.turn()
-            pending = await self._send(connection, batch.rows, batch.end)
+            pending = await self.send(connection, batch.rows, batch.end)
             if not pending.rows:
                 if batch.end:
                     stream.confirm(batch.end)
@@ -138,53 +91,15 @@ class Publisher:
                     stream.confirm_idle()
                     await stream.wait(IDLE_S)
 
-    async def _send(self, connection: Any, rows: list[Inserted], end: int = 0) -> "Sent":
-        """Give the rows to the broker; one from which no record can be made is set aside."""
-        sent = Sent([], [], end)
-        for row in rows:
-            topic = self._topic if row.type in KIND_OF_TYPE else None
-            try:
-                sent.records.append(publication(topic, *row[1:]))
-                sent.rows.append(row)
-            except Unpublishable as error:
-                await self._set_aside(connection, row, error.reason)
-        if sent.rows:
-            await self._failpoints.hit("publish.after_fetch")
-            self._sending = self._sends.begin(sent.records)
-            self._delivery = self._producer.send(sent.records)
-        return sent
-
-    async def _confirmed(self, stream: Stream, connection: Any, sent: "Sent") -> None:
+    async def _confirmed(self, stream: Stream, connection: Any, sent: Sent) -> None:
         """Wait for the broker, through its outages with the stream kept; then confirm the position."""
-        while self._delivery is not None and not self._delivery.done():
-            await asyncio.wait([self._delivery], timeout=PING_EVERY_S)
+        while self.delivery is not None and not self.delivery.done():
+            await asyncio.wait([self.delivery], timeout=PING_EVERY_S)
             stream.ping()
-        await self._settle(connection, sent)
-        await self._failpoints.hit("publish.after_produce_before_confirm")
+        await self.settle(connection, sent)
+        await self.failpoints.hit("publish.after_produce_before_confirm")
         if sent.end:
             stream.confirm(sent.end)
-
-    async def _settle(self, connection: Any, sent: "Sent") -> None:
-        """Every row is published, or set aside. Raises NotConfirmed when they are to be published again."""
-        failures = await self._delivery if self._delivery is not None else []
-        self._delivery = None
-        self._sends.end(self._sending, {failure.index: failure.reason for failure in failures})
-        self._sending = None
-        try:
-            gone = await refused(self._producer, sent.records, failures)
-        except NotConfirmed:
-            self._metrics.add(SENT, len(sent.rows), topic=self._topic, outcome="failed")
-            raise
-        for index, reason in gone.items():
-            await self._set_aside(connection, sent.rows[index], reason)
-        self._metrics.add(SENT, len(sent.rows) - len(gone), topic=self._topic, outcome="confirmed")
-        self._failures = 0
-
-    async def _set_aside(self, connection: Any, row: Inserted, reason: str) -> None:
-        await connection.execute(_SQL["set_aside"], row.position, reason, timeout=STATEMENT_S)
-        fields = {"source": self._database, "position": row.position, "reason": reason}
-        self._log.event("relay.set_aside", level="error", **fields)
-        self._metrics.add(SENT, 1, topic=self._topic, outcome="refused")
 
 
 class Housekeeping:

@@ -23,6 +23,9 @@ Reason = Literal[
 # What says that the other side is not well, rather than that it minds this message: opens the circuit.
 OUTAGE: Final = frozenset({"timeout", "connection", "connection_lost", "provider_error"})
 
+# What says nothing about whether it was done.
+NO_ANSWER: Final = OUTAGE - {"connection"}
+
 # Request time-out, in progress (409 of the Idempotency-Key draft), too early, too many requests: RFC 9110, 8470, 6585.
 RETRYABLE_STATUS: Final = {408: "timeout", 409: "busy", 425: "busy", 429: "rate_limited"}
 # SQLSTATE classes: connection, transaction rollback (serialization, deadlock), resources, operator, system; 55P03 is a

@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import uvloop
 
 from services.bootstrap import Process, start_process
-from services.broker.delivery import DeliveryApp, make_app
+from services.broker.delivery import DeliveryApp, ends_of, make_app
 from services.broker.lanes import Lanes
 from services.broker.producer import BatchProducer
 from services.broker.topics import subscriptions
@@ -56,6 +56,7 @@ async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) ->
     topics = dict(subscriptions())[tools.arm.group]
     app.settle = lanes.settle
     app.report = _reporter(tools)
+    tools.observer.watch_lag(lambda: ends_of(app))
 
     @app.agent(app.topic(*(topic.name for topic in topics), value_type=bytes, value_serializer="raw"))  # type: ignore[untyped-decorator]
     async def receive(stream: Any) -> None:

@@ -44,7 +44,7 @@ class Dispatch:
         self._producer = producer
         self._random = random.Random()  # noqa: S311  # jitter
 
-    async def send_on(self, sources: Mapping[Coordinates, Source], failed: Unapplied) -> None:
+    async def send_on(self, sources: Mapping[Coordinates, Source], failed: Unapplied) -> set[Coordinates]:
         """Bring every failed record of a chunk to its next place. Returns when the broker and the table have it all.
 
         Raises what `Patience.until_done` raises when they do not take it for too long.
@@ -67,6 +67,7 @@ class Dispatch:
             await self._confirmed("process.after_retry_produced_before_commit", resend)
         if letters:
             await self._bury(letters, sources, {d.message.at: d.attempts for d in failed.deferred})
+        return {letter.at for letter in letters}
 
     async def send_round(self, early: Sequence[Source]) -> None:
         """Once more into the last tier, without an attempt: what was asked to wait for longer than a tier lasts."""
@@ -132,7 +133,7 @@ class Dispatch:
             records.append(_record(self._tools.arm.dead_letter_topic, source, station))
             filed.append(_filed(letter, source, station))
         await self.produce(records)
-        await self._tools.ledger.insert_dead_letters(filed)
+        await self._tools.park(filed)
         for letter, one in zip(letters, filed, strict=True):
             self._tell(letter)
             self._trace_letter(letter, one.attempts, start_ns)
@@ -165,7 +166,6 @@ class Dispatch:
             trail.sent("dead_letter", letter.at, self._tools.arm.dead_letter_topic, start_ns, attributes)
 
     def _tell(self, letter: Letter) -> None:
-        self._tools.metrics.add("delivery.dead_letters", 1, arm=self._tools.arm.name, reason=letter.reason)
         self._tools.log.event(
             "dead_letter", "warning", arm=self._tools.arm.name, at=str(letter.at), reason=letter.reason,
             detail=letter.detail, **{"message.id": str(letter.message_id or "")},

@@ -4,20 +4,16 @@ claim whose caller died cannot be known: the row says `uncertain`, and nothing s
 import asyncio
 import contextlib
 import time
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Final
-from uuid import UUID
-
-from opentelemetry.trace import SpanContext
 
 from services.domain.failure_policy import Failure
-from services.domain.messages import Coordinates, Message
+from services.domain.messages import Coordinates
 from services.failpoints import InjectedError
 from services.payments.ledger import FiledLetter
 from services.payments.patience import CallFailed, failure_of
-from services.payments.trail import Trail, call_attributes
+from services.payments.trail import call_attributes
 from services.payments.unapplied import Letter
-from services.telemetry.tracing import log_fields, new_context, sampled
+from services.telemetry.tracing import context_of, log_fields, new_context
 
 if TYPE_CHECKING:
     from services.payments.arms.base import Tools
@@ -26,7 +22,6 @@ IDLE_S: Final = 0.5
 SWEEP_EVERY_S: Final = 5.0
 CLAIM_LASTS: Final = 5  # call time-outs: far longer than a live claimant takes
 PAUSE_S: Final = 1.0  # after a refusal that came before anything happened
-EXPECTED: Final = 1_000  # emails of messages with spans that are still to be sent; of those beyond there is none
 
 
 class EmailSender:
@@ -38,15 +33,6 @@ class EmailSender:
         self._swept = 0.0
         self._batch = max(1, tools.settings.provider_concurrency)  # what is claimed is called at once
         self._claim_lasts_s = CLAIM_LASTS * tools.settings.provider_timeout_s
-        self._expected: dict[UUID, SpanContext] = {}  # their `process` spans
-
-    def expect(self, messages: Sequence[Message], trail: Trail | None) -> None:
-        """The rows of these messages are about to be there: their emails belong to the spans of those worth it."""
-        for message in messages:
-            if trail is not None and (message.via or sampled(message.traceparent)):
-                context = trail.open(message.at)
-                if context is not None and len(self._expected) < EXPECTED:
-                    self._expected[message.id] = context
 
     def wake(self) -> None:
         """There may be rows to send."""
@@ -75,24 +61,27 @@ class EmailSender:
         rows = await tools.ledger.fetch("claim_emails", tools.life, self._batch)
         if not rows:
             return 0
+        with tools.observer.causing():
+            await self._send_claimed(rows)
+        return len(rows)
+
+    async def _send_claimed(self, rows: list[Any]) -> None:
+        tools = self._tools
         try:
             await tools.failpoints.hit("process.after_email_claimed_before_sent")
             states = await asyncio.gather(*(self._send(row) for row in rows))
         except InjectedError as error:
             states = [_state_after(failure_of(error))] * len(rows)
         refused = [row for row, state in zip(rows, states, strict=True) if state == "refused"]
-        await tools.ledger.insert_dead_letters([_letter(row) for row in refused])
+        await tools.park([_letter(row) for row in refused])
         await tools.ledger.fetch("settle_emails", [row["message_id"] for row in rows], states, tools.life)
         for state, outcome in (("sent", "applied"), ("refused", "refused")):
             tools.count("email", outcome, states.count(state))
         for row, state in zip(rows, states, strict=True):
             if state == "uncertain":
-                self._uncertain(row["message_id"], tools.life)
-            if state != "pending":
-                self._expected.pop(row["message_id"], None)
+                self._uncertain(row, tools.life)
         if "pending" in states:
             await asyncio.sleep(PAUSE_S)
-        return len(rows)
 
     async def _send(self, row: Any) -> str:
         """One call, never repeated: the state that the row gets."""
@@ -102,19 +91,19 @@ class EmailSender:
             await self._tools.provider.email(row["message_id"], row["customer_id"], at, waits=False)
         except CallFailed as error:
             state, failed = _state_after(error.failure), error.failure.reason
-        self._trace(row["message_id"], start_ns, state, failed)
+        self._trace(row, start_ns, state, failed)
         return state
 
-    def _trace(self, message_id: UUID, start_ns: int, state: str, failed: str) -> None:
+    def _trace(self, row: Any, start_ns: int, state: str, failed: str) -> None:
         """The span of a call: of one that failed in a trace of its own, if its message has none."""
-        tracer, parent = self._tools.trails.tracer, self._expected.get(message_id)
+        tracer, parent = self._tools.trails.tracer, context_of(row["traceparent"] or "")
         if parent is None and (not failed or not tracer.grant()):
             return
         outcome = {"delivery.outcome": "applied" if state == "sent" else state}
         reason = {"delivery.reason": failed} if failed else {}
         tracer.span(
             "call", new_context(parent), parent=parent, start_ns=start_ns, end_ns=time.time_ns(), error=failed,
-            attributes={**call_attributes("email", self._tools.arm.name, message_id), **outcome, **reason},
+            attributes={**call_attributes("email", self._tools.arm.name, row["message_id"]), **outcome, **reason},
         )  # fmt: skip
 
     async def _sweep(self) -> None:
@@ -122,14 +111,13 @@ class EmailSender:
             return
         self._swept = time.monotonic()
         for row in await self._tools.ledger.fetch("sweep_emails", self._claim_lasts_s):
-            self._uncertain(row["message_id"], row["claimed_by"])
+            self._uncertain(row, row["claimed_by"])
 
-    def _uncertain(self, message_id: object, claimed_by: object) -> None:
+    def _uncertain(self, row: Any, claimed_by: object) -> None:
         self._tools.count("email", "uncertain", 1)
-        context = self._expected.get(message_id) if isinstance(message_id, UUID) else None
         self._tools.log.event(
-            "email.uncertain", "warning", arm=self._tools.arm.name, **{"message.id": str(message_id)},
-            claimed_by=str(claimed_by), **log_fields(context),
+            "email.uncertain", "warning", arm=self._tools.arm.name, **{"message.id": str(row["message_id"])},
+            claimed_by=str(claimed_by), **log_fields(context_of(row["traceparent"] or "")),
         )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from services.broker.delivery import ask_broker
 from services.domain.arms import ConsumerArm
 from services.payments.arms.base import Tools
 from services.payments.ledger import Ledger
+from services.payments.observer import Observer
 from services.payments.patience import Patience
 from services.payments.third_party import Provider
 from services.payments.trail import Trails
@@ -33,10 +34,11 @@ async def equipped(process: Process, arm: ConsumerArm) -> AsyncIterator[Tools]:
                 process.log,
                 process.metrics,
                 process.failpoints,
-                Ledger(connections, arm, process.life, patience),
+                Ledger(connections, arm, process.life, patience, process.metrics),
                 provider,
                 patience,
                 Trails(process.tracer, arm),
+                Observer(process.metrics, arm),
             )
     finally:
         connections.terminate()  # a close would wait for a server that may be frozen

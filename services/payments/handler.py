@@ -11,6 +11,7 @@ from services.domain.forwarding import forwarding_of
 from services.domain.messages import KINDS, Coordinates, Message, Undecodable, decode, message_id_of
 from services.payments.arms.base import Arm, Tools
 from services.payments.dispatch import Dispatch, Source
+from services.payments.observer import InHand
 from services.payments.unapplied import Letter, Unapplied
 
 _MAIN: Final = frozenset(kind.topic for kind in KINDS)
@@ -30,6 +31,10 @@ class Handler:
 
     async def handle(self, records: Sequence[ConsumerRecord]) -> None:
         """Handle consecutive records of one partition. Raises what ends the process: they are then delivered again."""
+        with self._tools.observer.in_hand(records) as in_hand:
+            await self._handle(records, in_hand)
+
+    async def _handle(self, records: Sequence[ConsumerRecord], in_hand: InHand) -> None:
         tools = self._tools
         where = _where(records)
         plain = where["topic"] in _MAIN  # what was retried, redriven or replayed is anything but plainly applied
@@ -43,9 +48,12 @@ class Handler:
         trail.take(taken.sources)
         await self._dispatch.send_round(taken.early)
         failed = await self._arm.apply(taken.messages) if taken.messages else Unapplied()
+        buried: set[Coordinates] = set()
         if failed := failed + Unapplied(taken.letters):
-            await self._dispatch.send_on(taken.sources, failed)
+            buried = await self._dispatch.send_on(taken.sources, failed)
+        tools.observer.redriven(taken.vias, buried, failed.places())
         ids = trail.finish(taken.messages, special=not plain)
+        in_hand.done(trail.told)
         tools.log.event("offset.applied", arm=tools.arm.name, **where, **ids)
 
 
@@ -62,6 +70,11 @@ class Taken:
         self.sources: dict[Coordinates, Source] = {}
         for record in records:
             self._take(record, now_ms)
+
+    @property
+    def vias(self) -> dict[Coordinates, str]:
+        """How each record came that did not come on its topic."""
+        return {at: source.life.via for at, source in self.sources.items() if source.life.via}
 
     def _take(self, record: ConsumerRecord, now_ms: int) -> None:
         at = Coordinates(record.topic, record.partition, record.offset)

@@ -53,11 +53,17 @@ WITH finished AS (
 )
 SELECT count(*) AS records FROM applied;
 
+-- span_emails: the emails of these messages will belong to these spans; old ones are forgotten
+WITH old AS (DELETE FROM {schema}.email_spans WHERE at < clock_timestamp() - interval '10 minutes')
+INSERT INTO {schema}.email_spans (message_id, traceparent) SELECT * FROM unnest($1::uuid[], $2::text[])
+    ON CONFLICT (message_id) DO UPDATE SET traceparent = excluded.traceparent;
+
 -- claim_emails: from here on these emails are this life's; committed before any call, so that none is sent twice
 UPDATE {schema}.emails SET state = 'claimed', claimed_by = $1::uuid, claimed_at = clock_timestamp()
  WHERE message_id = ANY (ARRAY(SELECT message_id FROM {schema}.emails WHERE state = 'pending' ORDER BY at LIMIT $2
                                   FOR UPDATE SKIP LOCKED))
-RETURNING message_id, run, customer_id, topic, partition, "offset";
+RETURNING message_id, run, customer_id, topic, partition, "offset",
+          (SELECT s.traceparent FROM {schema}.email_spans s WHERE s.message_id = emails.message_id) AS traceparent;
 
 -- settle_emails: what became of claimed emails; one that was swept as uncertain meanwhile is known again
 UPDATE {schema}.emails e SET state = o.state, xid = pg_current_xact_id()
@@ -67,4 +73,5 @@ UPDATE {schema}.emails e SET state = o.state, xid = pg_current_xact_id()
 -- sweep_emails: claimed for longer than any call takes: the claimant is dead or frozen, and nobody knows
 UPDATE {schema}.emails SET state = 'uncertain', xid = pg_current_xact_id()
  WHERE state = 'claimed' AND claimed_at < clock_timestamp() - make_interval(secs => $1)
-RETURNING message_id, claimed_by;
+RETURNING message_id, claimed_by,
+          (SELECT s.traceparent FROM {schema}.email_spans s WHERE s.message_id = emails.message_id) AS traceparent;

@@ -32,16 +32,19 @@ from typing import Any, Final
 import faust
 
 from services.bootstrap import Process
+from services.broker.delivery import ends_of
 from services.broker.transactor import Fetched
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.forwarding import Forwarding
 from services.domain.messages import Coordinates, Message, decode
-from services.payments.arms.base import Tools
+from services.payments.arms.base import Tools, outcome_of
 from services.payments.dispatch import Source
 from services.payments.equipment import equipped
+from services.payments.observer import InHand
 from services.payments.patience import CallFailed
 from services.payments.trail import CURRENT, step
 from services.settings import Settings
+from services.storage.postgres import AWAY, in_doubt
 from services.telemetry.admin import serve_admin
 
 ARM: Final = CONSUMER_ARMS["stock_faust"]
@@ -85,6 +88,10 @@ class Body:
     async def apply(self, value: bytes) -> None:
         """Apply the message that the agent has in hand."""
         record = _record(value)
+        with self._tools.observer.in_hand([record]) as in_hand:
+            await self._apply(record, in_hand)
+
+    async def _apply(self, record: Fetched, in_hand: InHand) -> None:
         trail = self._tools.trails.begin(ARM.group)
         where: dict[str, Any] = {
             "topic": record.topic, "partition": record.partition, "count": 1,
@@ -100,24 +107,42 @@ class Body:
             trail.finish([message], settled=False)
             raise
         ids = trail.finish([message], settled=False)
+        in_hand.done()
         self._tools.log.event("offset.applied", arm=ARM.name, **where, **ids)
 
     async def _do(self, message: Message) -> None:
         tools = self._tools
         tools.metrics.add("messaging.client.consumed.messages", 1, arm=ARM.name, topic=message.at.topic)
         if "charge" in message.effects:
-            await _traced("charge", message, tools.provider.charge(message))
-            tools.count("charge", "applied")
+            await self._called("charge", message, tools.provider.charge(message))
         with step("record", [message]):
-            await tools.ledger.try_to_insert_records([message])
-        tools.count("record", "applied")
+            await self._recorded(message)
         if "email" in message.effects:
             email = tools.provider.email(message.id, message.payload.customer_id, message.at)
-            await _traced("email", message, email)
-            tools.count("email", "applied")
+            await self._called("email", message, email)
+
+    async def _recorded(self, message: Message) -> None:
+        try:
+            await self._tools.ledger.try_to_insert_records([message])
+        except AWAY as error:
+            if not in_doubt(error):  # else the ledger has counted it
+                self._tools.count("record", "failed")
+            raise
+        self._tools.count("record", "applied")
+
+    async def _called(self, effect: str, message: Message, call: Awaitable[Any]) -> None:
+        outcome = "uncertain"  # cancelled
+        try:
+            await _traced(effect, message, call)
+            outcome = "applied"
+        except CallFailed as error:
+            outcome = outcome_of(error.failure)
+            raise
+        finally:
+            self._tools.count(effect, outcome)
 
 
-async def _traced(effect: str, message: Message, call: Awaitable[None]) -> None:
+async def _traced(effect: str, message: Message, call: Awaitable[Any]) -> None:
     """Keep the time of a call of the provider."""
     start_ns, failed, trail = time.time_ns(), "", CURRENT.get()
     try:
@@ -145,7 +170,9 @@ def _decode(record: Fetched) -> Message:
 async def run(process: Process) -> None:
     """Consume until SIGTERM. Raises RuntimeError when Faust ended by itself, TimeoutError when it does not end."""
     async with equipped(process, ARM) as tools:
-        await _consume(process, stock_app(process.settings, Body(tools).apply))
+        app = stock_app(process.settings, Body(tools).apply)
+        tools.observer.watch_lag(lambda: ends_of(app))
+        await _consume(process, app)
 
 
 async def _consume(process: Process, app: faust.App) -> None:

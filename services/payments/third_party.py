@@ -44,10 +44,11 @@ class Provider:
     ) -> None:
         await self._session.close()
 
-    async def charge(self, message: Message, *, key: str | None = None, not_after: datetime | None = None) -> None:
+    async def charge(self, message: Message, *, key: str | None = None, not_after: datetime | None = None) -> bool:
         """Charge the customer; with `key` a repeat has no second effect, as long as the provider knows the key.
 
-        `not_after`: the provider refuses a key that it does not know after this moment. Raises CallFailed.
+        Returns whether it was a repeat. `not_after`: the provider refuses a key that it does not know after this
+        moment. Raises CallFailed.
         """
         headers = {"Lab-Record": str(message.at)}
         if key is not None:
@@ -61,13 +62,12 @@ class Provider:
             "amount_cents": message.payload.amount_cents,
             "currency": message.payload.currency,
         }
-        await self._post("/v1/charges", body, headers)
+        return await self._post("/v1/charges", body, headers)
 
     async def charged(self, key: str) -> bool:
         """Whether the provider knows a charge under this key. Raises CallFailed."""
         query = {"account": self._account, "idempotency_key": key}
-        status, _ = await self._request("GET", "/v1/charges", params=query, accept=(200, 404))
-        return status == 200
+        return (await self._request("GET", "/v1/charges", params=query, accept=(200, 404))).status == 200
 
     async def email(self, message_id: UUID, customer_id: str, at: Coordinates, *, waits: bool = True) -> None:
         """Send an email: the third party does not dedup those. Raises CallFailed.
@@ -77,12 +77,13 @@ class Provider:
         body = {"account": self._account, "message_id": str(message_id), "customer_id": customer_id}
         await self._post("/v1/emails", body, {"Lab-Record": str(at)}, waits=waits)
 
-    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str], *, waits: bool = True) -> None:
-        await self._request("POST", path, json=body, headers=headers, accept=(200, 201), waits=waits)
+    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str], *, waits: bool = True) -> bool:
+        answer = await self._request("POST", path, json=body, headers=headers, accept=(200, 201), waits=waits)
+        return "Idempotent-Replayed" in answer.headers
 
     async def _request(
         self, method: str, path: str, *, accept: tuple[int, ...], waits: bool = True, **options: Any
-    ) -> tuple[int, bytes]:
+    ) -> aiohttp.ClientResponse:
         async with self._slots[path]:
             permit = await self._permit() if waits and self._breaker else Permit(trial=False)
             try:
@@ -107,7 +108,7 @@ class Provider:
 
     async def _call(
         self, method: str, path: str, accept: tuple[int, ...], options: dict[str, Any]
-    ) -> tuple[int, bytes]:  # fmt: skip
+    ) -> aiohttp.ClientResponse:  # fmt: skip
         try:
             async with self._session.request(method, self._base + path, **options) as response:
                 answer = await response.read()
@@ -118,7 +119,7 @@ class Provider:
         except (aiohttp.ClientError, OSError) as error:
             raise CallFailed(Failure("connection_lost", True, f"{type(error).__name__}: {error}")) from error
         if response.status in accept:
-            return response.status, answer
+            return response
         raise CallFailed(of_http(response.status, answer.decode("utf-8", "replace")[:300], _retry_after_s(response)))
 
 

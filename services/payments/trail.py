@@ -157,6 +157,7 @@ class Trail:
         self._marks: dict[Coordinates, dict[str, Any]] = {}  # what was anything but plainly applied
         self._contexts: dict[Coordinates, SpanContext | None] = {}  # of the `process` spans to come
         self._events: list[Event] = []
+        self.told: list[Any] = []  # records of the messages that have spans
 
     def take(self, sources: Mapping[Coordinates, Source]) -> None:
         """The records of this chunk, by their origins."""
@@ -211,6 +212,7 @@ class Trail:
         """
         chosen = [m.at for m in messages if special or m.traceparent[-1:] in SAMPLED_DIGITS]
         granted = [at for at in dict.fromkeys((*chosen, *self._marks)) if self.open(at) is not None]
+        self.told = [self._sources[at].record for at in granted]
         if not granted:
             return {}
         chunk = new_context()

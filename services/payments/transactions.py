@@ -35,11 +35,12 @@ from services.payments.arms.base import Tools, wanting, without
 from services.payments.dispatch import Dispatch
 from services.payments.equipment import equipped
 from services.payments.handler import Taken
+from services.payments.observer import InHand
 from services.payments.patience import failure_of
 from services.payments.trail import Trail, step
 from services.payments.tries import Tries
 from services.payments.unapplied import Letter, Unapplied
-from services.storage.postgres import AWAY
+from services.storage.postgres import AWAY, in_doubt
 from services.telemetry.admin import serve_admin
 
 ARM: Final = CONSUMER_ARMS["kafka_transactions"]
@@ -91,6 +92,10 @@ class KafkaTransactions:
             os._exit(1)  # the thread that hangs would be waited for
 
     async def _handle(self, batch: Sequence[Fetched]) -> None:
+        with self._tools.observer.in_hand(batch) as in_hand:
+            await self._in_transaction(batch, in_hand)
+
+    async def _in_transaction(self, batch: Sequence[Fetched], in_hand: InHand) -> None:
         tools = self._tools
         positions = {f"{record.topic}/{record.partition}": record.offset + 1 for record in batch}
         chunks = _by_partition(batch)
@@ -100,7 +105,8 @@ class KafkaTransactions:
         trail.take(taken.sources)
         try:
             self._transactor.begin()
-            sent = await self._work(taken)
+            given_up = self._tries.given_up(taken.messages) + Unapplied(taken.letters)
+            sent = await self._work(taken, given_up)
             for chunk in chunks:
                 tools.log.event("offset.applied", arm=ARM.name, **chunk)
             await tools.failpoints.hit("process.in_transaction_before_offsets")
@@ -115,10 +121,11 @@ class KafkaTransactions:
             raise
         else:
             self._done(positions, taken, sent, trail)
+            tools.observer.redriven(taken.vias, given_up.places(), ())
+            in_hand.done(trail.told)
 
-    async def _work(self, taken: Taken) -> int:
+    async def _work(self, taken: Taken, given_up: Unapplied) -> int:
         """Steps 2 to 4; returns how many records were sent to the output topic. Raises Undone and Aborted."""
-        given_up = self._tries.given_up(taken.messages) + Unapplied(taken.letters)
         good = without(given_up, taken.messages)
         try:
             async with asyncio.timeout(WORK * self._transactor.expires_s):
@@ -144,6 +151,8 @@ class KafkaTransactions:
                 await self._tools.ledger.try_to_insert_records(messages)
         except AWAY as error:
             failure = failure_of(error)
+            if not in_doubt(error):  # else the ledger has counted it
+                self._tools.count("record", "failed", len(messages))
             if not failure.retryable:
                 self._suspect(messages, failure)
             raise Undone(f"record: {failure.detail}") from error
@@ -245,6 +254,7 @@ async def run(process: Process) -> None:
     async with equipped(process, ARM) as tools:
         transactor = await asyncio.to_thread(Transactor, ARM.group, topics, settings)
         arm = KafkaTransactions(tools, transactor)
+        tools.observer.watch_lag(transactor.ends)
         await serve_admin(
             settings.bind, settings.admin_port, process.metrics,
             lambda: "" if transactor.assigned else "an assignment of partitions",

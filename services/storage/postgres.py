@@ -15,6 +15,11 @@ GUARDS: Final = {
 AWAY: Final = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
+def in_doubt(error: BaseException) -> bool:
+    """Whether a statement that ended so may have been committed all the same: its answer did not come."""
+    return not isinstance(error, asyncpg.PostgresError) or (error.sqlstate or "").startswith(("08", "57"))
+
+
 def dsn(server: str, database: str) -> str:
     """The address of one database on a server that was given without one (`postgresql://user:password@host:port`)."""
     return f"{server.rstrip('/')}/{database}"

@@ -13,6 +13,7 @@ from services.domain.orders import Order
 from services.failpoints import Failpoints
 from services.payments.arms.base import Tools
 from services.payments.arms.effectively_once import EffectivelyOnce
+from services.payments.observer import Observer
 from services.payments.patience import Patience
 from services.payments.trail import Trails
 from services.settings import Settings
@@ -31,7 +32,7 @@ class Inbox:
     async def fetch(self, name: str, *arguments: Any) -> list[dict[str, Any]]:
         if name == "complete":
             self.completed += arguments[0]
-            return []
+            return [{"records": len(arguments[0])}]
         return [{"place": place, **row} for place, row in self.met.items()]
 
 
@@ -85,6 +86,7 @@ def arm(inbox: Inbox, provider: Provider, tmp_path: Path) -> EffectivelyOnce:
         CONSUMER_ARMS["effectively_once"], Settings(), life, log, metrics,
         Failpoints("arm", "", "", allowed=False), inbox, provider, Patience("effectively_once", log, metrics),  # type: ignore[arg-type]
         Trails(Tracer("arm", "life"), CONSUMER_ARMS["effectively_once"]),
+        Observer(metrics, CONSUMER_ARMS["effectively_once"]),
     )  # fmt: skip
     return EffectivelyOnce(tools)
 

@@ -20,7 +20,7 @@ from services.payments.arms.base import Tools, wanting, without
 from services.payments.patience import failure_of
 from services.payments.trail import mark, step
 from services.payments.unapplied import Deferred, Unapplied
-from services.storage.postgres import AWAY
+from services.storage.postgres import AWAY, in_doubt
 
 
 def committed_first(app: DeliveryApp, tools: Tools, handle: Handle) -> Handle:
@@ -42,7 +42,15 @@ def _tell_dropped(tools: Tools, chunk: Chunk, error: InjectedError) -> None:
     """A chunk that failed before it was decoded: what was in it, nobody knows."""
     for record in chunk.records:
         at = f"{record.topic}/{record.partition}/{record.offset}"
-        tools.log.event("effect.dropped", "warning", effect="record", at=at, detail=str(error), **{"message.id": ""})
+        tools.log.event(
+            "effect.dropped",
+            "warning",
+            arm=tools.arm.name,
+            effect="record",
+            at=at,
+            detail=str(error),
+            **{"message.id": ""},
+        )
 
 
 class AtMostOnce:
@@ -78,7 +86,8 @@ class AtMostOnce:
                 await self._tools.ledger.try_to_insert_records(messages)
         except AWAY as error:
             failure = failure_of(error)
-            self._tools.count("record", "failed", len(messages))
+            if not in_doubt(error):  # else the ledger has counted it
+                self._tools.count("record", "failed", len(messages))
             return Unapplied(deferred=[Deferred(message, failure, 1) for message in messages])
         self._tools.count("record", "applied", len(messages))
         return Unapplied()

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Protocol
 from uuid import UUID
@@ -9,9 +10,11 @@ from uuid import UUID
 import msgspec
 
 from services.domain.arms import ConsumerArm
+from services.domain.failure_policy import NO_ANSWER, Failure
 from services.domain.messages import Message
 from services.failpoints import Failpoints, InjectedError
-from services.payments.ledger import Ledger
+from services.payments.ledger import FiledLetter, Ledger
+from services.payments.observer import Observer
 from services.payments.patience import CallFailed, Patience, failure_of
 from services.payments.third_party import Provider
 from services.payments.trail import CURRENT, Trails
@@ -44,11 +47,17 @@ class Tools(msgspec.Struct, frozen=True):
     provider: Provider
     patience: Patience
     trails: Trails
+    observer: Observer
 
     def count(self, effect: str, outcome: str, amount: int = 1) -> None:
         """Count effects as this process sees them: once a chunk and outcome."""
         if amount:
             self.metrics.add("delivery.effects", amount, arm=self.arm.name, effect=effect, outcome=outcome)
+
+    async def park(self, filed: Sequence[FiledLetter]) -> None:
+        """Set letters down; what was parked already is no other letter."""
+        for reason, amount in Counter(await self.ledger.insert_dead_letters(filed)).items():
+            self.metrics.add("delivery.dead_letters", amount, arm=self.arm.name, reason=reason)
 
     async def passing(self, failpoint: str, messages: Sequence[Message]) -> Unapplied:
         """Pass a failpoint with these messages in hand; an error injected there is a failed try of each."""
@@ -61,39 +70,47 @@ class Tools(msgspec.Struct, frozen=True):
     async def each(
         self, effect: str, messages: Sequence[Message], call: Callable[[Message], Awaitable[Any]]
     ) -> Unapplied:
-        """Make one call for each message, side by side; returns those that failed: never again, or later.
+        """Make one call for each message, side by side; returns those that failed: never again, or later. A call that
+        gives something true found its effect done before.
 
         An error that ends the process waits until all calls have ended: none is left behind in flight.
         """
 
         trail = CURRENT.get()
+        tally: Counter[str] = Counter()
 
         async def one(message: Message) -> Letter | Deferred | None:
-            start_ns, failed = time.time_ns(), ""
+            start_ns, failed, outcome = time.time_ns(), "", "uncertain"  # cancelled, or worse
             try:
-                await call(message)
+                outcome = "replayed" if await call(message) else "applied"
             except CallFailed as error:
-                failed = error.failure.reason
+                failed, outcome = error.failure.reason, outcome_of(error.failure)
                 if error.failure.retryable:
                     return Deferred(message, error.failure, message.attempts + error.counts)
                 return Letter(message.at, message.id, "refused", f"{effect}: {error}")
             finally:
+                tally[outcome] += 1
                 if trail is not None:
                     trail.called(effect, message, start_ns, failed)
             return None
 
-        results = await asyncio.gather(*(one(message) for message in messages), return_exceptions=True)
+        try:
+            results = await asyncio.gather(*(one(message) for message in messages), return_exceptions=True)
+        finally:
+            for outcome, amount in tally.items():
+                self.count(effect, outcome, amount)
         for result in results:
             if isinstance(result, BaseException):
                 raise result
-        failed = Unapplied(
+        return Unapplied(
             [result for result in results if isinstance(result, Letter)],
             [result for result in results if isinstance(result, Deferred)],
         )
-        self.count(effect, "applied", len(messages) - len(failed))
-        self.count(effect, "refused", len(failed.letters))
-        self.count(effect, "failed", len(failed.deferred))
-        return failed
+
+
+def outcome_of(failure: Failure) -> str:
+    """What a failed call means for its effect: refused for ever, perhaps done, or surely not done."""
+    return "refused" if not failure.retryable else "uncertain" if failure.reason in NO_ANSWER else "failed"
 
 
 def wanting(effect: str, messages: Sequence[Message]) -> list[Message]:

@@ -26,6 +26,7 @@ from services.payments.emails import EmailSender
 from services.payments.ledger import descriptions, ids, places
 from services.payments.trail import CURRENT, mark, step
 from services.payments.unapplied import Letter, Unapplied
+from services.telemetry.tracing import sampled, traceparent_of
 
 KEY_MARGIN_S: Final = 60.0  # clocks differ and calls take time; half of a shorter lifetime
 
@@ -44,6 +45,7 @@ class EffectivelyOnce:
         tools = self._tools
         unread = await tools.passing("process.after_read", messages)
         chunk = split(without(unread, messages))
+        await self._span_emails(chunk.firsts)
         met = await self._reserve(chunk.firsts, chunk.repeats)
         refused = [_LETTERS[row["decision"]](m, row) for m, row in met if row["decision"] in _LETTERS]
         resumed = {m.id: row["first_attempt"] for m, row in met if row["decision"] == "resumed"}
@@ -67,6 +69,15 @@ class EffectivelyOnce:
             if any(did.values()):
                 self._tools.log.event("dedup.window", **dict(did))
             await asyncio.sleep(min(30.0, window_s / 16))
+
+    async def _span_emails(self, messages: Sequence[Message]) -> None:
+        """Before an email's row is there: which span it belongs to, of messages that are worth spans."""
+        trail = CURRENT.get()
+        worth = [m for m in messages if "email" in m.effects and (m.via or sampled(m.traceparent))] if trail else []
+        opened = [(m, trail.open(m.at)) for m in worth] if trail else []
+        spans = {m.id: traceparent_of(context) for m, context in opened if context is not None}
+        if spans:
+            await self._tools.ledger.fetch("span_emails", list(spans), list(spans.values()))
 
     async def _reserve(self, firsts: list[Message], repeats: list[Message]) -> list[tuple[Message, Any]]:
         """Reserve what is new; returns each record that is not a first one with the row of its first meeting."""
@@ -106,10 +117,9 @@ class EffectivelyOnce:
         failed += await tools.passing("process.after_charge_before_record", without(failed, charging))
         applied = without(failed, charging)
         emailing = wanting("email", applied)
-        self._emails.expect(emailing, CURRENT.get())
         with step("complete", applied):
-            await tools.ledger.fetch("complete", ids(applied), ids(emailing), tools.life)
-        tools.count("record", "applied", len(applied))
+            (done,) = await tools.ledger.fetch("complete", ids(applied), ids(emailing), tools.life)
+        tools.count("record", "applied", done["records"])
         self._emails.wake()
         return failed
 
@@ -128,7 +138,7 @@ class EffectivelyOnce:
         return letters
 
     def _report(self, records: int, met: list[tuple[Message, Any]]) -> None:
-        counts = {"first": records - len(met)}
+        counts, redelivered = {"first": records - len(met)}, 0
         for message, row in met:
             decision = row["decision"]
             if decision == "older":
@@ -136,6 +146,7 @@ class EffectivelyOnce:
             counts[decision] = counts.get(decision, 0) + 1
             first = Coordinates(row["first_topic"], row["first_partition"], row["first_offset"])
             reason = message.via or ("redelivery" if first == message.at else "producer_duplicate")
+            redelivered += reason == "redelivery"
             key = str(message.id)
             self._tools.log.event(
                 "dedup.decision",
@@ -149,6 +160,7 @@ class EffectivelyOnce:
                 first_seen_time=row["first_attempt"].isoformat(),
                 **mark(message.at, decision, decision=decision, reason=reason),
             )
+        self._tools.observer.redelivered(redelivered)
         for decision, amount in counts.items():
             if amount:
                 labels = {"hop": "process", "arm": self._tools.arm.name, "decision": decision}

@@ -110,6 +110,13 @@ CREATE TABLE IF NOT EXISTS {schema}.emails (
 );
 CREATE INDEX IF NOT EXISTS emails_open ON {schema}.emails (at) WHERE state IN ('pending', 'claimed');
 
+-- The spans that emails belong to, of messages that have any: whoever sends the email may be another process.
+CREATE TABLE IF NOT EXISTS {schema}.email_spans (
+    message_id  uuid PRIMARY KEY,
+    traceparent text NOT NULL,
+    at          timestamptz NOT NULL DEFAULT clock_timestamp()
+);
+
 -- Decides about the records of a chunk in one round trip. The first p_firsts ones have different ids and are sorted by
 -- them (two processes with the same ids in other orders would deadlock); the rest repeat ids of those. A function and
 -- not one statement: an insert that waited for another process's needs a new snapshot to see what that one wrote.
