@@ -1,0 +1,169 @@
+"""Every metric of the catalogue, as Prometheus has it from a lab in which everything happened.
+
+SHOWN is the list: a metric that is not in it fails the suite.
+"""
+
+import subprocess
+import urllib.request
+from collections import Counter
+from collections.abc import Mapping
+from typing import Final
+
+import pytest
+
+from services.stack.parts import PARTS
+from services.stack.prometheus import targets
+from services.telemetry.catalogue import BOUNDS_S, METRICS, MOST_OF_A_LAB, MOST_OF_A_PROCESS, Metric
+from tests.conftest import Lab
+from tests.telemetry.conftest import Prometheus
+
+pytestmark = pytest.mark.timeout(180)
+
+# Of each metric: queries that give something once it has appeared, and seen what it is there for.
+SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
+    "delivery.dedup.decisions": (
+        '{name}{{hop="accept",arm="outbox",decision="first"}} > 0',
+        '{name}{{hop="accept",arm="outbox",decision="duplicate"}} > 0',
+        '{name}{{hop="process",arm="effectively_once",decision="first"}} > 0',
+        'sum({name}{{hop="process",decision=~"duplicate|resumed"}}) > 0',
+        '{name}{{hop="charge",arm="effectively_once",decision="first"}} > 0',
+    ),
+    "delivery.effects": (
+        '{name}{{arm="effectively_once",effect="charge",outcome="applied"}} > 0',
+        '{name}{{arm="at_least_once",effect="charge",outcome="uncertain"}} > 0',
+        '{name}{{arm="kafka_transactions",effect="output",outcome="applied"}} > 0',
+        '{name}{{arm="stock_faust",effect="email",outcome="applied"}} > 0',
+        '{name}{{arm="at_most_once",effect="record",outcome="applied"}} > 0',
+    ),
+    "delivery.retries": ('sum({name}{{arm="at_least_once",tier="1s",reason="provider_error"}}) > 0',),
+    "delivery.dead_letters": (
+        'sum({name}{{arm="effectively_once",reason="undecodable"}}) > 0',
+        'sum({name}{{arm="at_most_once",reason="undecodable"}}) > 0',
+    ),
+    "delivery.redrives": ('{name}{{arm="effectively_once",outcome="returned"}} > 0',),
+    "delivery.redeliveries": ('sum({name}{{arm="effectively_once"}}) > 0',),
+    "delivery.offset_commits": ('count({name}{{part=~"arm.*",outcome="committed"}} > 0) >= 4',),
+    "delivery.consumer_lag.messages": ("count(count by (arm) ({name})) == 5",),
+    "delivery.consumer_lag": ("count(count by (arm) ({name} >= 0)) == 5",),
+    "messaging.client.sent.messages": ('{name}{{topic="orders.v1",outcome="confirmed"}} > 0',),
+    "messaging.client.consumed.messages": (
+        'count({name}{{topic="orders.v1"}} > 0) == 5',
+        '{name}{{topic="payments.effectively_once.redelivery"}} > 0',
+    ),
+    "messaging.process.duration": ("count(count by (arm) ({name}_count > 0)) == 5",),
+    "delivery.end_to_end": ("count(count by (arm) ({name}_count > 0)) == 5",),
+    "delivery.publish_delay": ('{name}_count{{arm="outbox"}} > 0',),
+    "delivery.loop_lag": ('count({name}_count{{part!="auditor"}} > 0) >= 12',),
+    "delivery.process_info": ('count({name}{{life=~"[0-9a-f-]{{36}}"}}) >= 13',),
+    "delivery.counted_until_timestamp": ("count(time() - {name} < 60) >= 7",),
+    "delivery.telemetry.dropped": ("count({name}) >= 12",),
+    "process.memory.usage": ("count({name} > 1e7) >= 13",),
+    "process.cpu.time": ("count({name} > 0) >= 13",),
+    "process.open_file_descriptors": ("count({name} > 5) >= 13",),
+    "delivery.group_lag.messages": ("count({name}) == 40",),
+    "delivery.group_lag": ("count({name}) == 40",),
+    "delivery.group.committed_offsets": ('count(sum by (arm) ({name}{{topic="orders.v1"}}) > 0) == 5',),
+    "delivery.topic.end_offsets": (
+        '{name}{{place="main",topic="orders.v1"}} > 0',
+        '{name}{{place="retry",topic="payments.at_least_once.retry.1s"}} > 0',
+        '{name}{{place="dead_letters",topic="payments.effectively_once.dlq"}} > 0',
+        '{name}{{place="redelivery",topic="payments.effectively_once.redelivery"}} > 0',
+        '{name}{{place="output"}} > 0',
+    ),
+    "delivery.outbox.pending": ('count({name}{{arm="outbox"}}) == 3',),
+    "delivery.outbox.oldest_age": ('count({name}{{arm="outbox"}}) == 3',),
+    "delivery.dead_letters.depth": ('{name}{{arm="effectively_once"}} > 0',),
+    "delivery.probe.last_success_timestamp": ("count(time() - {name} < 10) == 2",),
+    "delivery.part_up": ('{name}{{part="kafka"}} == 1', '{name}{{part="arm.effectively_once"}} == 1'),
+    "delivery.part_restarts": ('{name}{{process="arm.effectively_once#0"}} > 0',),
+    "delivery.audit.messages": ('{name}{{hop="process",state="applied_once"}} > 0',),
+    "delivery.audit.expected": ("sum({name}) > 0",),
+    "delivery.audit.unexplained": ("{name} == 0",),
+    "delivery.audit.lost": ("count({name}) > 10",),
+    "delivery.audit.extra_applications": ("count({name}) > 10",),
+    "delivery.audit.unexpected": ("count({name}) > 10",),
+    "delivery.audit.retractions": ("count({name}) > 5",),
+    "delivery.promise_info": ('{name}{{arm="effectively_once",effect="record",promise="no_loss"}} == 1',),
+    "delivery.audit.last_success_timestamp": ("time() - {name} < 60",),
+    "delivery.audit.telemetry_gap": ("count({name}) == 19",),
+}
+# Of these the default lab has no emitter: tests/telemetry/test_probe.py shows them, through a Prometheus, too.
+ELSEWHERE: Final = {"delivery.slot_lag"}
+
+
+def emitted() -> list[Metric]:
+    return [metric for metric in METRICS.values() if metric.emitted]
+
+
+def test_every_metric_of_the_catalogue_has_a_test_that_makes_it_appear() -> None:
+    assert {metric.name for metric in emitted()} <= SHOWN.keys() | ELSEWHERE
+    assert SHOWN.keys() | ELSEWHERE <= METRICS.keys()
+
+
+@pytest.mark.parametrize("metric", [m for m in emitted() if m.name not in ELSEWHERE], ids=lambda m: m.prometheus)
+def test_a_metric_appears_in_prometheus(metric: Metric, told: Prometheus, lab: Lab) -> None:
+    for query in SHOWN[metric.name]:
+        promql = query.format(name=metric.prometheus)
+        lab.until(lambda promql=promql: told.query(promql), promql, timeout_s=45)
+
+
+def test_prometheus_has_no_metric_and_no_label_value_that_the_catalogue_lacks(told: Prometheus) -> None:
+    known = {metric.prometheus: metric for metric in METRICS.values()}
+    of_prometheus = {"instance", "part", "job", "le", "__name__"}
+    strange = []
+    for series in told.query('{instance!="",__name__!~"up|scrape_.+|target_info|ALERTS.*|.*:.*"}'):
+        labels = series["metric"]
+        name = labels["__name__"]
+        metric = known.get(name) or known.get(name.rpartition("_")[0])  # of a histogram: _bucket, _sum, _count
+        if metric is None:
+            strange.append(name)
+            continue
+        process = labels["instance"].partition("#")[0]
+        own = {label: value for label, value in labels.items() if label not in of_prometheus or label in metric.labels}
+        if process == "supervisor" or metric.labels == ("life",):
+            continue  # its labels are the parts there are; a life is drawn
+        allowed = [dict(one) for emitter in metric.emitters if emitter.part == process for one in emitter.series()]
+        if own not in allowed:
+            strange.append(f"{process}: {name}{own}")
+    assert not strange
+
+
+def test_a_closed_label_set_is_there_at_0_before_anything_happened(told: Prometheus) -> None:
+    for labels in (
+        'hop="process",arm="effectively_once",decision="conflict"',
+        'hop="charge",arm="kafka_transactions",decision="conflict"',
+    ):
+        assert told.query(f"delivery_dedup_decisions_total{{{labels}}} == 0")
+    assert told.query('delivery_retries_total{arm="at_most_once",tier="in_place",reason="busy"} == 0')
+
+
+def test_a_part_label_of_the_supervisor_is_its_own_and_others_say_who_they_are(told: Prometheus) -> None:
+    parts = {series["metric"]["part"] for series in told.query("delivery_part_up")}
+    assert {"postgres", "ledger", "kafka", "prometheus", "relay", "arm.stock_faust"} <= parts
+    assert not told.query('{exported_part!=""}')
+
+
+def test_what_each_process_exposes_is_clean_and_within_its_bound(told: Prometheus, lab: Lab, promtool: str) -> None:
+    running = set(lab.status()) | {"supervisor"}
+    here = {name: at for name, at in targets(lab.home, PARTS).items() if name in running}
+    sizes: Counter[str] = Counter()
+    for process, address in here.items():
+        with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:  # our own server
+            text = answer.read().decode()
+        checked = subprocess.run(
+            [promtool, "check", "metrics"], input=text, capture_output=True, text=True, check=False
+        )
+        assert (checked.returncode, checked.stderr) == (0, ""), (process, checked.stderr)
+        assert "otel_scope" not in text
+        sizes[process] = sum(not line.startswith("#") for line in text.splitlines())
+    assert len(sizes) >= 13
+    assert max(sizes.values()) <= MOST_OF_A_PROCESS, sizes.most_common(3)
+    assert sizes.total() <= MOST_OF_A_LAB, sizes
+
+
+def test_the_histograms_have_the_bounds_of_the_catalogue(told: Prometheus) -> None:
+    bounds = {
+        float(series["metric"]["le"])
+        for series in told.query('messaging_process_duration_seconds_bucket{arm="at_least_once",le!="+Inf"}')
+    }
+    assert bounds == set(BOUNDS_S)
