@@ -2,7 +2,7 @@
 
 import typer
 
-from lab import audit, bench, demo, dlq, fault, load, replay, stack, telemetry, trace
+from lab import audit, bench, demo, dlq, explain, fault, load, replay, stack, telemetry, trace
 from lab import run as scenario
 
 app = typer.Typer(
@@ -15,7 +15,7 @@ app = typer.Typer(
 )
 for command in (
     stack.up, stack.down, stack.status, stack.logs, stack.doctor, stack.env,
-    load.load, load.drain, audit.audit, trace.trace, replay.replay, demo.demo,
+    load.load, load.drain, audit.audit, explain.explain, trace.trace, replay.replay, demo.demo,
     scenario.run, scenario.scenarios, scenario.runs, scenario.report,
     stack.kill, stack.freeze, stack.thaw, stack.restart, stack.scale,
 ):  # fmt: skip

@@ -79,6 +79,17 @@ class ClientLedger:
             for line in self._whole_lines(file):
                 self._take(line)
 
+    def lines(self, key: str, arm: str) -> Iterator[_Line]:
+        """What the ledger says of one key at an arm, in the order of its files."""
+        for file in sorted(self._folder.glob("*.jsonl")):
+            with file.open("rb") as stream:
+                for text in stream:
+                    if key.encode() in text:
+                        with contextlib.suppress(msgspec.DecodeError, UnicodeDecodeError):
+                            line = self._decode(text)
+                            if line.key == key and line.arm == arm:
+                                yield line
+
     def tried(self, keys: Collection[str], arm: str) -> dict[str, Tried]:
         """The attempts at the arm under these keys: every file is read again, for a few keys."""
         found: dict[str, Tried] = {}

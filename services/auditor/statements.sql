@@ -59,6 +59,52 @@ SELECT uuid_send(message_id) AS id, attempts, detail FROM {schema}.dead_letters 
 SELECT uuid_send(message_id) AS id, extract(epoch FROM claimed_at)::float8 AS at, claimed_by::text AS life
 FROM {schema}.emails WHERE claimed_at IS NOT NULL AND message_id = ANY ($1::uuid[]);
 
+-- explain_intent: the intent of one message
+SELECT extract(epoch FROM created_at)::float8 AS at, idempotency_key, run, traceparent, business_id, effects FROM intents
+WHERE message_id = $1;
+
+-- explain_outbox: what has not left of one message, and what was set aside
+SELECT extract(epoch FROM created_at)::float8 AS at, 'outbox row ' || position || ', not removed yet' AS what FROM outbox
+WHERE message_id = $1
+UNION ALL
+SELECT extract(epoch FROM set_aside_at)::float8, 'set aside by the relay: ' || reason FROM outbox_set_aside
+WHERE message_id = $1;
+
+-- explain_record: applications of the effect `record`
+SELECT extract(epoch FROM at)::float8 AS at,
+       'record ' || status || ' for ' || topic || '/' || partition || '/' || "offset" || ' by life ' || life AS what
+FROM {schema}.records WHERE message_id = $1;
+
+-- explain_calls: applications by the provider
+SELECT extract(epoch FROM at)::float8 AS at,
+       effect || ' applied for ' || topic || '/' || partition || '/' || "offset" || ' by life ' || life
+       || CASE WHEN idempotency_key IS NULL THEN '' ELSE ' under key ' || idempotency_key END AS what
+FROM applications WHERE message_id = $1 AND account = $2;
+
+-- explain_letter: the dead letters about one message
+SELECT extract(epoch FROM at)::float8 AS at,
+       'dead letter ' || letter || ' ' || state || ', ' || reason || ' after ' || attempts || ' attempts: ' || detail AS what
+FROM {schema}.dead_letters WHERE message_id = $1;
+
+-- explain_letter_log: what people did with them
+SELECT extract(epoch FROM g.at)::float8 AS at,
+       'letter ' || g.letter || ' ' || g.action || ' by ' || g.actor || ': ' || g.why AS what
+FROM {schema}.letter_log g JOIN {schema}.dead_letters l ON l.letter = g.letter WHERE l.message_id = $1;
+
+-- explain_inbox: when its id was met first
+SELECT extract(epoch FROM first_attempt)::float8 AS at,
+       'id reserved for ' || topic || '/' || partition || '/' || "offset" || ', now ' || state AS what
+FROM {schema}.inbox WHERE message_id = $1;
+
+-- explain_dedup: every later meeting with its id
+SELECT extract(epoch FROM at)::float8 AS at,
+       decision || ' (' || reason || ') of ' || topic || '/' || partition || '/' || "offset" AS what
+FROM {schema}.dedup_hits WHERE message_id = $1;
+
+-- explain_email: its email as a row
+SELECT extract(epoch FROM coalesce(claimed_at, at))::float8 AS at, 'email ' || state AS what
+FROM {schema}.emails WHERE message_id = $1;
+
 -- until_confirmed: what has not left; one statement, because a row that is set aside between two would be in neither
 SELECT uuid_send(message_id) AS id, NULL AS reason FROM outbox
 UNION ALL
