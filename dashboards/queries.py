@@ -172,3 +172,18 @@ DROPPED: Final = "sum by (signal) (delivery_telemetry_dropped_total)"
 DROPPED_PER_S: Final = f"sum by (instance, signal) (rate(delivery_telemetry_dropped_total{_WINDOW})) > 0"
 SERIES: Final = "sum(scrape_samples_post_metric_relabeling)"
 PROBE_AGE_S: Final = "time() - max by (store) (delivery_probe_last_success_timestamp_seconds)"
+
+# --- the auditor's database
+
+_THESE_ARMS: Final = "arm ~ '^(${arm:regex}|${publisher:regex})$'"
+FINDINGS: Final = f"""
+SELECT found_at, state, hop, arm, effect, message, many, coalesce(last_seen, at[1]) AS last_seen, why, trace_id
+FROM findings WHERE gone_at IS NULL AND {_THESE_ARMS} AND $__timeFilter(found_at)
+ORDER BY found_at DESC LIMIT 200
+""".strip()  # noqa: S608  # Grafana puts the values in; here they are names of arms
+VERDICTS: Final = f"""
+SELECT hop, arm, effect, coalesce(nullif(promises, ''), 'nothing') AS promises, coalesce(verdict, '') AS verdict,
+       expected, lost, extra_applications, unexpected, unexplained
+FROM verdicts WHERE {_THESE_ARMS}
+ORDER BY array_position(ARRAY['accept', 'publish', 'process'], hop), arm, effect
+""".strip()  # noqa: S608

@@ -5,8 +5,8 @@ from typing import Any, Final
 from dashboards import queries as q
 from dashboards.layout import board
 from dashboards.palette import BROKEN, GOOD, NEUTRAL
-from dashboards.panels import Panel, Reading, chart, number
-from dashboards.sources import now, over_time
+from dashboards.panels import Panel, Reading, chart, number, rows
+from dashboards.sources import evidence, now, over_time
 
 UID: Final = "lab-duplicates-and-loss"
 LOST: Final = "delivery_audit_lost_total"
@@ -27,6 +27,8 @@ def duplicates_and_loss() -> dict[str, Any]:
             (8, [(8, _inbox()), (8, _accept()), (8, _charge())]),
             (8, [(8, _share()), (8, _redeliveries()), (8, _not_applied())]),
             (8, [(12, _observed()), (12, _gap())]),
+            (11, [(24, _evidence())]),
+            (11, [(24, _verdicts())]),
         ],
     )
 
@@ -167,3 +169,33 @@ def _gap() -> Panel:
     queries = [now(q.TELEMETRY_GAP, "{{arm}} {{signal}}")]
     bounds = ((None, GOOD), (1.0, BROKEN))
     return number("Telemetry gap, by arm and signal", reading, queries, "short", bounds=bounds)
+
+
+def _evidence() -> Panel:
+    reading = Reading(
+        "Every message that was found lost, duplicated or unexpected within the range and was not taken back, with "
+        "where it was last seen and why. `lab explain MESSAGE` tells its whole life, `lab trace MESSAGE` its trace.",
+        "no row.",
+        fault="something is lost or doubled (`lab demo`)",
+        runbooks=("EventsLost", "EffectDuplicated"),
+    )
+    columns = {
+        "found_at": "found", "state": "what", "hop": "hop", "arm": "arm", "effect": "effect", "message": "message",
+        "many": "times", "last_seen": "last seen", "why": "why", "trace_id": "trace",
+    }  # fmt: skip
+    return rows("Evidence, message by message", reading, [evidence(q.FINDINGS)], columns)
+
+
+def _verdicts() -> Panel:
+    reading = Reading(
+        "What each row promises, and whether the last pass of the auditor found it kept. The verdict of a run, which "
+        "also asks what was exercised, is `lab run`'s.",
+        "kept so far.",
+    )
+    columns = {
+        "hop": "hop", "arm": "arm", "effect": "effect", "promises": "promises", "verdict": "verdict",
+        "expected": "expected", "lost": "lost", "extra_applications": "extra", "unexpected": "unexpected",
+        "unexplained": "unexplained",
+    }  # fmt: skip
+    bad = ("lost", "extra", "unexpected", "unexplained")
+    return rows("Promises, kept or broken", reading, [evidence(q.VERDICTS)], columns, bad=bad)

@@ -117,7 +117,7 @@ class Console:
         return {"series": [one for answer in answers for one in answer]}
 
     async def _series(self, target: Target, view: View, values: dict[str, str]) -> Sequence[msgspec.Struct]:
-        expr = expression(target, values)
+        expr = expression(target, values, view)
         if target.instant:
             return frames.numbers(target, await self._prometheus.at(expr, view.to_s))
         start, end = view.aligned
@@ -126,8 +126,8 @@ class Console:
     async def _table(self, panel: Table, view: View, values: dict[str, str]) -> frames.Rows:
         first = panel.targets[0]
         if first.raw_sql:
-            return frames.organized(panel, await self._evidence.rows(expression(first, values)))
-        exprs = [expression(target, values) for target in panel.targets]
+            return frames.organized(panel, await self._evidence.rows(expression(first, values, view)))
+        exprs = [expression(target, values, view) for target in panel.targets]
         answers = await asyncio.gather(*(self._prometheus.at(expr, view.to_s) for expr in exprs))
         return frames.table(panel, list(zip(panel.targets, answers, strict=True)))
 

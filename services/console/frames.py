@@ -66,7 +66,8 @@ def table(panel: Table, answers: Sequence[tuple[Target, Iterable[Any]]]) -> Rows
             labels = {key: text for key, text in series["metric"].items() if key != "__name__"}
             row = rows.setdefault(tuple(sorted(labels.items())), dict(labels))
             row[heading] = number(series["value"][1])
-    return organized(panel, list(rows.values()))
+    shown = organized(panel, list(rows.values()))
+    return msgspec.structs.replace(shown, rows=sorted(shown.rows, key=_key))
 
 
 def organized(panel: Table, rows: Sequence[Mapping[str, Any]]) -> Rows:
@@ -75,7 +76,7 @@ def organized(panel: Table, rows: Sequence[Mapping[str, Any]]) -> Rows:
         if not isinstance(step, MergeTransformation):
             fields = sorted(step.options.index_by_name, key=lambda field: step.options.index_by_name[field])
             headings = [step.options.rename_by_name[field] for field in fields]
-            return Rows(headings, sorted(([row.get(field) for field in fields] for row in rows), key=_key))
+            return Rows(headings, [[row.get(field) for field in fields] for row in rows])
     fields = list(dict.fromkeys(field for row in rows for field in row))
     return Rows(fields, [[row.get(field) for field in fields] for row in rows])
 

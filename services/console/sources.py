@@ -50,7 +50,7 @@ class Prometheus:
 
 
 class Evidence:
-    """The `auditor` database: nothing can be written over this connection, and no query lasts long."""
+    """The `auditor` database, as the role that may only look; no query lasts long."""
 
     def __init__(self, server_url: str) -> None:
         self._url = f"{server_url}/auditor"
@@ -75,6 +75,6 @@ class Evidence:
             if self._pool is None:
                 settings = {"default_transaction_read_only": "on", "statement_timeout": "4s"}
                 self._pool = await asyncpg.create_pool(
-                    self._url, min_size=0, max_size=2, timeout=TIMEOUT_S, server_settings=settings
+                    self._url, user="reader", min_size=0, max_size=2, timeout=TIMEOUT_S, server_settings=settings
                 )
             return self._pool

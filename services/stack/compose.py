@@ -27,7 +27,8 @@ def draw_password(folder: Path) -> None:
     if not password.exists():
         _write(password, secrets.token_urlsafe(24), 0o444)
     # Anew each time: an end between the two files is mended by the next start.
-    _write(folder / "pgpass", f"*:*:*:{postgres.USER}:{password.read_text()}\n", 0o600)
+    users = (postgres.USER, "reader")
+    _write(folder / "pgpass", "".join(f"*:*:*:{user}:{password.read_text()}\n" for user in users), 0o600)
 
 
 def _write(file: Path, text: str, mode: int) -> None:

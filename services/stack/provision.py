@@ -70,12 +70,17 @@ async def _reader(settings: Settings) -> None:
     """Who may look at what the auditor has found, and touch nothing: the role `reader`, with the lab's password."""
     auditor = await connect(settings.ledger, "auditor", name="provision")
     try:
-        password = unquote(urlsplit(settings.ledger).password or "")
+        password = unquote(urlsplit(settings.ledger).password or "") or _password_of_the_file()
         await auditor.execute(
             await auditor.fetchval("SELECT format('ALTER ROLE reader PASSWORD %L', $1::text)", password)
         )
     finally:
         await auditor.close()
+
+
+def _password_of_the_file() -> str:
+    """Under compose the address has no password: it lies in the file that every client reads (PGPASSFILE)."""
+    return Path(os.environ["PGPASSFILE"]).read_text().splitlines()[0].rsplit(":", 1)[1]
 
 
 async def _windows(settings: Settings) -> None:

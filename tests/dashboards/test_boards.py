@@ -3,16 +3,19 @@
 import json
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from dashboards import generate
 from dashboards.palette import ARM_COLOURS, GLOSSES
+from services import auditor
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
 from tests.dashboards.promql import faults_of, nodes
 
 Board = dict[str, Any]
+SCHEMA = Path(auditor.__file__).parent / "schema.sql"
 FILES = generate.files()
 BOARDS: list[Board] = [json.loads(text) for name, text in FILES.items() if name.startswith("lab-")]
 PANELS = [
@@ -61,6 +64,17 @@ def test_the_committed_file_is_what_the_code_makes(name: str) -> None:
 
 def test_nothing_else_is_committed() -> None:
     assert {file.name for file in generate.GENERATED.iterdir()} == FILES.keys()
+
+
+@each_asking
+def test_a_query_of_evidence_asks_for_columns_that_the_auditor_has(board: Board, panel: Board) -> None:
+    schema = SCHEMA.read_text()
+    for target in panel["targets"]:
+        if sql := target.get("rawSql"):
+            (table,) = re.findall(r"FROM (\w+)", sql)
+            assert re.search(rf"(TABLE IF NOT EXISTS|VIEW) {table}\b", schema)
+            shown = [o["options"]["renameByName"] for o in panel["transformations"] if o["id"] == "organize"]
+            assert all(re.search(rf"\b{column}\b", schema) for columns in shown for column in columns)
 
 
 def test_there_are_the_five_boards_each_under_a_uid_that_links_may_use_for_ever() -> None:

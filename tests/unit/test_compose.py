@@ -426,7 +426,7 @@ def test_the_password_is_drawn_once_and_written_for_both_readers(tmp_path: Path)
     assert (tmp_path / "password").read_text() == password
     assert len(password) >= 32
     assert not set(password) & set(":\\\n")  # libpq's separators
-    assert (tmp_path / "pgpass").read_text() == f"*:*:*:{postgres.USER}:{password}\n"
+    assert (tmp_path / "pgpass").read_text() == f"*:*:*:{postgres.USER}:{password}\n*:*:*:reader:{password}\n"
     assert (tmp_path / "password").stat().st_mode & 0o777 == 0o444  # the image's user is another
     assert (tmp_path / "pgpass").stat().st_mode & 0o777 == 0o600  # libpq and asyncpg refuse it otherwise
     assert sorted(file.name for file in tmp_path.iterdir()) == ["password", "pgpass"]
@@ -445,7 +445,7 @@ def test_a_start_that_died_between_the_two_files_is_mended_by_the_next(tmp_path:
     (tmp_path / "pgpass.part").write_text("half")
     compose.draw_password(tmp_path)
     password = (tmp_path / "password").read_text()
-    assert (tmp_path / "pgpass").read_text() == f"*:*:*:{postgres.USER}:{password}\n"
+    assert (tmp_path / "pgpass").read_text() == f"*:*:*:{postgres.USER}:{password}\n*:*:*:reader:{password}\n"
 
 
 def test_an_unknown_command_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,7 +1,7 @@
 // The panel kinds, by the options that the generated boards use; services/console/boards.py refuses all others.
 
 import { bands, chart, element, otherColour } from "./chart.js";
-import { show } from "./units.js";
+import { clock, show } from "./units.js";
 
 const off = new Map(); // panel id -> names that the reader switched off
 
@@ -112,7 +112,7 @@ function table(panel, body, { table: { columns, rows } }, { colours }) {
   for (const row of rows) {
     const line = content.insertRow();
     row.forEach((cell, n) => {
-      const text = typeof cell === "number" ? show(cell, panel.fieldConfig.defaults.unit, 0) : cell ?? (numeric[n] ? "0" : "");
+      const text = isTime(cell) ? `${clock(Date.parse(cell) / 1000)}` : typeof cell === "number" ? show(cell, panel.fieldConfig.defaults.unit, 0) : cell ?? (numeric[n] ? "0" : "");
       const made = element("td", numeric[n] ? "n" : String(text).length > 40 ? "long" : "", String(text));
       if (columns[n] === "arm" && colours[cell]) made.prepend(mark(colours[cell]));
       if (numeric[n] && property(panel, columns[n], "custom.cellOptions", null)) made.style.color = level(property(panel, columns[n], "thresholds", null), cell ?? 0);
@@ -122,6 +122,8 @@ function table(panel, body, { table: { columns, rows } }, { colours }) {
   body.classList.add("scroll");
   return body.replaceChildren(made);
 }
+
+const isTime = (cell) => typeof cell === "string" && /^\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)$/.test(cell);
 
 function mark(colour) {
   const made = document.createElement("i");
