@@ -8,7 +8,7 @@ COMPILE := -q --universal --python-version 3.11 --generate-hashes --no-emit-inde
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test check format up down lock clean proof soak crash docs storms
+.PHONY: help setup demo test check format up down lock clean proof blackout soak crash docs storms
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -27,8 +27,8 @@ down: setup ## end the lab; its data stays
 proof: setup ## every scenario but the long ones once, from where it stopped; docs/proof.json keeps the verdicts
 	@$(BIN)/python -m loadtest.proof; proved=$$?; $(BIN)/lab down; $(BIN)/python -m lab.semantics; exit $$proved
 
-proof-short: setup ## two scenarios, for CI
-	@$(BIN)/python -m loadtest.proof --short; proved=$$?; $(BIN)/lab down; exit $$proved
+blackout: setup ## five minutes of load without trace store and Prometheus: nothing slows down or grows, data comes again
+	@$(BIN)/lab up && $(BIN)/python -m loadtest.blackout
 
 soak: setup ## 100 requests a second for ten minutes: the outbox stays empty, no process grows
 	@$(BIN)/lab up && $(BIN)/python -m loadtest.soak

@@ -17,7 +17,7 @@ from services.auditor.audit import Unreachable
 from services.auditor.audit import audit as carry_out
 from services.domain.audit import COUNTS, LISTED, AuditDocument, AuditRow, Evidence
 from services.settings import read_settings
-from services.stack.running import arms_of
+from services.stack.running import arms_of, with_intents
 
 _WIDTH: Final = 100
 _EXAMPLES: Final = 5
@@ -45,7 +45,7 @@ def audit(
     if place.read_state() is None:
         fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
     settings = read_settings({**place.addresses(), "LAB_HOME": str(place.path)})
-    arms = arms_of(place)
+    arms = asyncio.run(with_intents(settings.postgres, arms_of(place), run))
     try:
         document = asyncio.run(
             carry_out(

@@ -1,11 +1,12 @@
 """`lab demo`: the tour, a gentle load that keeps the pages alive, and where to look next."""
 
 import sys
+import time
 from typing import Annotated, Final
 
 import typer
 
-from lab.output import answer_json, errors_as_sentences, home, out
+from lab.output import answer_json, errors_as_sentences, home, out, say
 from lab.run import EXITS, document, play, seed_of
 from lab.stack import Json
 from lab.verdicts import show
@@ -15,6 +16,7 @@ from services.stack import client
 from services.stack.home import Home
 
 TOUR: Final = "tour"
+_READY_S: Final = 20.0
 _AFTER_S: Final = 15.0  # what the last scrapes and evaluations have to say of a run
 
 
@@ -28,13 +30,24 @@ def demo(
     place, scenario = home(), read(TOUR)
     played = play(place, scenario, seed_of(seed, scenario))
     with errors_as_sentences():
-        client.call(place, "POST", "/scale", {"name": "load", "replicas": 1})
+        _load_gently(place)
     if as_json:
         answer_json(document(played))
     else:
         show(played)
         _next(place, played)
     sys.exit(EXITS[played.verdict])
+
+
+def _load_gently(place: Home) -> None:
+    """Start the gentle load and wait until it is at it; a lab without it is as good a lab."""
+    client.call(place, "POST", "/scale", {"name": "load", "replicas": 1})
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        if all(p["ready"] for p in client.status(place)["processes"] if p["name"].startswith("load#")):
+            return
+        time.sleep(0.2)
+    say("the gentle load does not get ready: see `lab logs load`")
 
 
 def _next(place: Home, played: Played) -> None:

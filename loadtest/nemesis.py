@@ -165,10 +165,11 @@ class Nemesis:
                 self._noting.append(self._hands.submit(self._note, fault, arm))
 
     def _note(self, fault: Fault, arm: ConsumerArm) -> None:
-        group = arm.lane_group if fault.target.startswith("retry.") else arm.group
+        lane = fault.target.startswith("retry.")
+        topics = (*arm.retry_topics, arm.redelivery_topic) if lane else [topic.name for topic in MAIN_TOPICS]
         try:
-            offsets = committed(self._settings.kafka, group)
-            ends = bounds(self._settings.kafka, [topic.name for topic in MAIN_TOPICS]).ends
+            offsets = committed(self._settings.kafka, arm.lane_group if lane else arm.group)
+            ends = bounds(self._settings.kafka, topics).ends
         except KafkaException:
             return  # the broker is down, too: nothing is known, so nothing is claimed
         left = sum(max(0, end - offsets.get(partition, 0)) for partition, end in ends.items())

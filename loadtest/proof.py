@@ -1,6 +1,6 @@
 """Every scenario but the long ones, once: resumable, and written down for the docs.
 
-`python -m loadtest.proof [--short] [--seed N]`. A scenario that came out as expected at this version of the code is not
+`python -m loadtest.proof [--again] [--seed N]`. A scenario that came out as expected at this version of the code is not
 played again; `docs/proof.json` keeps what each came out as. Exit 0 when all came out as they are expected to.
 """
 
@@ -20,7 +20,6 @@ import msgspec
 from loadtest.scenario import names, read
 
 FILE: Final = Path(__file__).parent.parent / "docs" / "proof.json"
-SHORT: Final = ("calm", "zombie")  # for CI: one that must prove nothing, one that breaks its control
 TIMEOUT_S: Final = 900.0
 _CODE: Final = ("services", "loadtest")
 
@@ -90,13 +89,12 @@ def _of(run: Mapping[str, Any]) -> Proved:
 def main() -> None:
     """Play what is not proved yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help=f"only {', '.join(SHORT)}; nothing is written down")
     parser.add_argument("--again", action="store_true", help="also what is proved already")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    before = {} if options.short else proved()
+    before = proved()
     code, bad = digest(), []
-    for name in SHORT if options.short else names():
+    for name in names():
         known = before.get(name)
         if read(name).long or (not options.again and known and known.as_expected and known.code == code):
             continue
@@ -106,7 +104,7 @@ def main() -> None:
         if found is None or not found.as_expected:
             bad.append(name)
         tell(f"{name}: {'could not be played' if found is None else found.verdict} ({took_s:.0f} s)")
-        if found is not None and not options.short:
+        if found is not None:
             before[name] = found
             FILE.write_bytes(msgspec.json.format(msgspec.json.encode(dict(sorted(before.items()))), indent=2) + b"\n")
     tell(f"not as expected: {', '.join(bad)}" if bad else "every scenario came out as expected")
