@@ -1,0 +1,182 @@
+"""Trace store and Prometheus away under load: does anything but the telemetry notice, and does that come back?
+
+`python -m loadtest.blackout --rate 50 --minutes 5` against a lab that is up: a calm minute, the blackout, a minute.
+Exit 0 when throughput stays, no process grows and data flows again, 1 when not.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import json
+import sys
+import time
+import urllib.request
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from loadtest.run import Load, start
+from loadtest.soak import Growth, growth
+from services.domain.arms import CONSUMER_ARMS
+from services.stack import client
+from services.stack.home import Home
+from services.stack.parts import PARTS, find
+from services.storage.postgres import connect
+
+STOPPED: Final = ("zipkin", "prometheus")
+SLOWER: Final = 0.9  # of the calm rate is still the same: the load is planned, so that a hold-up would be a gap
+RECOVERY_S: Final = 30.0
+_DROPPED: Final = 'delivery_telemetry_dropped_total{signal="span"}'
+GROWTH_BYTES: Final = 32 << 20  # full queues of spans in every exporter, and an allocator's noise
+
+Say = Callable[[str], None]
+
+
+class Phase(msgspec.Struct, frozen=True):
+    """What was done a second, on the average."""
+
+    acknowledged_per_s: float
+    applied_per_s: float  # records of all arms that are up
+
+
+class Blackout(msgspec.Struct, frozen=True):
+    """What was seen."""
+
+    calm: Phase
+    dark: Phase
+    after: Phase
+    dropped_spans: int  # that the exporters gave up, by the counters of the processes
+    growths: list[Growth]  # from before to the end of the blackout
+    traces_again: bool
+    metrics_again: bool
+
+    @property
+    def holds(self) -> bool:
+        """Throughput as before, memory bounded, data again."""
+        same = all(
+            getattr(self.dark, name) >= SLOWER * getattr(self.calm, name) for name in Phase.__struct_fields__
+        )  # fmt: skip
+        small = all(one.last - one.first <= GROWTH_BYTES for one in self.growths)
+        return same and small and self.traces_again and self.metrics_again
+
+
+class _Watch:
+    """Samples once a second: requests acknowledged, records applied, resident sizes."""
+
+    def __init__(self, home: Home, load: Load, payments: Any) -> None:
+        self._home = home
+        self._load = load
+        self._payments = payments
+        arms = {process["name"].split(".")[1].split("#")[0] for process in _processes(home, "arm.")}
+        tables = (CONSUMER_ARMS[name].schema for name in sorted(arms))
+        self._count = "SELECT " + " + ".join(f"(SELECT count(*) FROM {table}.records)" for table in tables)  # noqa: S608
+        self.sizes: defaultdict[str, list[int]] = defaultdict(list)
+
+    async def phase(self, seconds: float) -> Phase:
+        began, before = time.monotonic(), await self._now()
+        while (elapsed := time.monotonic() - began) < seconds:
+            await asyncio.sleep(min(1.0, seconds - elapsed))
+            for process in await asyncio.to_thread(_processes, self._home, ""):
+                self.sizes[process["name"]].append(process["rss_bytes"])
+        after, elapsed = await self._now(), time.monotonic() - began
+        return Phase(*(round((end - start) / elapsed, 1) for start, end in zip(before, after, strict=True)))
+
+    async def _now(self) -> tuple[int, int]:
+        return self._load.snapshot().acknowledged, int(await self._payments.fetchval(self._count))
+
+
+def _processes(home: Home, prefix: str) -> list[dict[str, Any]]:
+    found = client.status(home)["processes"]
+    return [process for process in found if process["name"].startswith(prefix) and process["pid"]]
+
+
+async def black_out(home: Home, *, rate: float, calm_s: float, dark_s: float, say: Say) -> Blackout:
+    """Load, stop the two, start them again, and say what came of it. The lab stays as it was."""
+    load = start(home, rate, 2 * calm_s + dark_s + 2 * RECOVERY_S, seed=1)
+    payments = await connect(home.postgres_url("postgres"), "payments", name="blackout")
+    try:
+        watch = _Watch(home, load, payments)
+        await watch.phase(3)  # connections are made, first chunks are handled
+        calm = await watch.phase(calm_s)
+        say(f"calm:     {calm}")
+        settled = {name: sizes[-1] for name, sizes in watch.sizes.items()}
+        await asyncio.to_thread(client.act, home, "kill", *STOPPED, hold=True)
+        try:
+            dark = await watch.phase(dark_s)
+            say(f"blackout: {dark}")
+            dropped = await asyncio.to_thread(_dropped_spans, home)
+            growths = [growth(n, [settled[n], watch.sizes[n][-1]]) for n in settled if n not in STOPPED]
+        finally:
+            await asyncio.to_thread(client.act, home, "restart", *STOPPED)
+        traces_again, metrics_again = await _flows_again(home, time.time())
+        after = await watch.phase(calm_s)
+        say(f"after:    {after}")
+        return Blackout(calm, dark, after, dropped, growths, traces_again, metrics_again)
+    finally:
+        await payments.close()
+        await asyncio.to_thread(load.stop)
+
+
+async def _flows_again(home: Home, since_s: float) -> tuple[bool, bool]:
+    """Whether spans and samples of later than `since_s` arrive within RECOVERY_S."""
+    deadline = time.monotonic() + RECOVERY_S
+    traces, metrics = False, False
+    while not (traces and metrics) and time.monotonic() < deadline:
+        traces = traces or await asyncio.to_thread(_has_spans, home, since_s)
+        metrics = metrics or await asyncio.to_thread(_has_samples, home, since_s)
+        await asyncio.sleep(0.5)
+    return traces, metrics
+
+
+def _has_spans(home: Home, since_s: float) -> bool:
+    found = _get(f"{home.http_url(PARTS['zipkin'])}/api/v2/traces?limit=10&lookback=60000") or []
+    return any(span["timestamp"] > since_s * 1e6 for trace in found for span in trace)
+
+
+def _has_samples(home: Home, since_s: float) -> bool:
+    query = "/api/v1/query?query=max(timestamp(up%7Bpart%3D%22orders%22%7D))"
+    found = _get(f"{home.http_url(PARTS['prometheus'])}{query}") or {"data": {"result": []}}
+    return any(float(series["value"][1]) > since_s for series in found["data"]["result"])
+
+
+def _dropped_spans(home: Home) -> int:
+    total = 0.0
+    for process in _processes(home, ""):
+        part, replica = find(process["name"])
+        if part.admin_port:
+            address = f"http://{home.bind}:{home.port(part.admin_port + (replica or 0))}/metrics"
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+                lines = answer.read().decode().splitlines()
+                total += sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(_DROPPED))
+    return int(total)
+
+
+def _get(url: str) -> Any:
+    """The JSON at a local address, None while nobody answers."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  # our own servers
+            return json.load(answer)
+    except OSError:
+        return None
+
+
+def main() -> None:
+    """Black out the lab of the environment."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    parser.add_argument("--minutes", type=float, default=5.0, help="length of the blackout")
+    options = parser.parse_args()
+
+    def say(text: str) -> None:
+        sys.stderr.write(text + "\n")
+
+    home = Home.from_environment()
+    seen = asyncio.run(black_out(home, rate=options.rate, calm_s=60, dark_s=options.minutes * 60, say=say))
+    sys.stdout.write(msgspec.json.format(msgspec.json.encode(seen), indent=2).decode() + "\n")
+    sys.exit(0 if seen.holds else 1)
+
+
+if __name__ == "__main__":
+    main()
