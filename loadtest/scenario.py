@@ -7,6 +7,8 @@ from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
+from dashboards.profiles import DEMO
+from dashboards.rules import alerts
 from loadtest.data_faults import MAX_COUNT
 from loadtest.data_faults import TOPICS as DATA_TOPICS
 from loadtest.plan import Plan, Share, checked
@@ -20,12 +22,8 @@ from services.stack.launch import PASSED_ON
 from services.stack.parts import PARTS, UnknownPart, find, of_arms
 
 FOLDER: Final = Path(__file__).parent / "scenarios"
-# The alerts of the lab (design: section 6); a scenario says which must fire and which must not.
-ALERTS: Final = (
-    "EventsLost", "EffectDuplicated", "UnexpectedEffect", "LossBudgetBurn", "DuplicateBudgetBurn", "DedupHitsSustained",
-    "DeadLetterInflow", "DeadLetterBacklog", "GroupLagGrowing", "RetryStorm", "RelayStalled", "SlotHoldingWal",
-    "AuditStale", "TelemetryGap", "PartDown", "PartRestarted", "Watchdog",
-)  # fmt: skip
+# What a scenario can say of alerts: that they must fire, or must not.
+ALERTS: Final = tuple(dict.fromkeys(alert.name for alert in alerts(DEMO)))
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 Times = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
