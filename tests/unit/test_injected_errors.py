@@ -23,6 +23,7 @@ from services.payments.arms.base import Arm, Tools
 from services.payments.arms.effectively_once import EffectivelyOnce
 from services.payments.dispatch import Dispatch, Source
 from services.payments.emails import EmailSender
+from services.payments.observer import Observer
 from services.payments.patience import Patience, failure_of
 from services.payments.trail import Trails
 from services.payments.unapplied import Letter, Unapplied
@@ -71,12 +72,14 @@ class Outside:
 
     try_to_insert_records = insert_records
 
-    async def insert_dead_letters(self, filed: Sequence[Any]) -> None:
+    async def insert_dead_letters(self, filed: Sequence[Any]) -> list[str]:
         self.letters += len(filed)
+        return [one.letter.reason for one in filed]
 
     async def fetch(self, name: str, *arguments: Any) -> list[Any]:
         if name == "complete":
             self.recorded += arguments[0]
+            return [{"records": len(arguments[0])}]
         if name == "settle_emails":
             self.settled += arguments[1]
         return self.claimed if name == "claim_emails" else []
@@ -104,6 +107,7 @@ def tools(arm: str, outside: Outside, failpoint: str, kind: ErrorKind, folder: P
     return Tools(
         CONSUMER_ARMS[arm], Settings(), uuid4(), log, metrics, Once(failpoint, kind), outside, outside,  # type: ignore[arg-type]
         Patience(arm, log, metrics), Trails(Tracer("arm", "life"), CONSUMER_ARMS[arm]),
+        Observer(metrics, CONSUMER_ARMS[arm]),
     )  # fmt: skip
 
 
@@ -194,6 +198,7 @@ async def test_a_claimed_email_is_settled_as_its_call_would_have_ended(
     monkeypatch.setattr("services.payments.emails.PAUSE_S", 0.0)
     outside = Outside()
     row = {"message_id": uuid4(), "customer_id": "c", "run": "", "topic": "orders.v1", "partition": 0, "offset": 1}
+    row["traceparent"] = None
     outside.claimed = [row]
     await EmailSender(tools("effectively_once", outside, CLAIMED, kind, tmp_path))._send_batch()
     assert outside.settled == [state]
