@@ -11,6 +11,7 @@ from lab.output import Exit, answer_json, fail, home, out, seconds
 from lab.stack import Json
 from services.auditor.gap import WINDOW_S, GapReader, SignalGap, settled
 from services.auditor.scrapes import PrometheusAway
+from services.domain.observed import EXPLAINS_S
 from services.stack.running import arms_of
 from services.storage.postgres import AWAY
 from services.telemetry.catalogue import EVENTS, METRICS, Metric
@@ -71,6 +72,9 @@ def _fields(entry: Any) -> dict[str, Any]:
 def gap(
     window: Annotated[str, typer.Option(help="How far back lives are looked at.")] = f"{WINDOW_S:g}s",
     timeout: Annotated[str, typer.Option(help="How long one more scrape is waited for.")] = "10s",
+    explains: Annotated[
+        str, typer.Option(help="How long after its last scrape a life can have gone on.")
+    ] = f"{EXPLAINS_S:g}s",
     as_json: Json = False,
 ) -> None:
     """Compare what every life counted with what it left in the stores. Exit code 1: something is unexplained."""
@@ -80,11 +84,11 @@ def gap(
     addresses = place.addresses()
     reader = GapReader(addresses["LAB_POSTGRES"], addresses["LAB_LEDGER"], addresses["LAB_PROMETHEUS"])
     try:
-        window_s, timeout_s = seconds(window), seconds(timeout)
+        window_s, timeout_s, explains_s = seconds(window), seconds(timeout), seconds(explains)
     except ValueError as error:
         fail(Exit.USAGE, str(error))
     try:
-        gaps = asyncio.run(settled(reader, arms_of(place).consumers, timeout_s, window_s))
+        gaps = asyncio.run(settled(reader, arms_of(place).consumers, timeout_s, window_s, explains_s))
     except PrometheusAway as error:
         fail(Exit.NOT_UP, str(error))
     except AWAY as error:

@@ -18,6 +18,8 @@ from aiohttp import web
 from services.auditor.audit import Unreachable, audit
 from services.auditor.explaining import explain, trace
 from services.auditor.findings import Findings, Totals, now
+from services.auditor.gap import GapReader
+from services.auditor.gap_watch import GapWatch
 from services.auditor.history import key_of
 from services.auditor.live import Pass
 from services.auditor.stores import Stores
@@ -193,12 +195,15 @@ async def run(settings: Settings) -> None:
         settings.bind, settings.admin_port, metrics, lambda: auditor.waits_for, more=api(auditor)
     )  # fmt: skip
     passes = asyncio.create_task(auditor.run(), name="passes")
+    reader = GapReader(settings.postgres, settings.ledger, settings.prometheus)
+    watch = asyncio.create_task(GapWatch(reader, auditor.consumers, metrics).run(), name="telemetry gap")
     signalled = asyncio.create_task(stopping.wait(), name="signal")
-    done, _ = await asyncio.wait([signalled, passes], return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait([signalled, passes, watch], return_when=asyncio.FIRST_COMPLETED)
     log.event("process.stopping")
-    passes.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Exception):
-        await passes
+    for loop in (passes, watch):
+        loop.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await loop
     await auditor.close()
     await admin.cleanup()
     for task in done:

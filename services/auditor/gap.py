@@ -10,12 +10,23 @@ import msgspec
 
 from services.auditor.scrapes import LastScrape, Scrapes
 from services.domain.arms import CONSUMER_ARMS, ConsumerArm
-from services.domain.observed import Gap, Rows, gap_of, total
+from services.domain.observed import EXPLAINS_S, Gap, Rows, gap_of, total
 from services.storage.postgres import connect, statements
 from services.telemetry.catalogue import gap_signals
 
 WINDOW_S: Final = 3600.0  # lives that were scraped last before that are left out
-_SQL: Final = statements(Path(__file__).with_name("gap.sql"))
+_LIVES: Final = statements(Path(__file__).with_name("gap.sql"))["lives"]
+# The rows of each signal; {schema} and {arm} are the arm's.
+_APPLICATIONS: Final = "SELECT life, at FROM applications WHERE account = '{arm}' AND effect = '{effect}'"
+_SOURCES: Final = {
+    "record": "SELECT life::text, at FROM {schema}.records WHERE status = 'applied'",
+    "charge": _APPLICATIONS.replace("{effect}", "charge"),
+    "email": _APPLICATIONS.replace("{effect}", "email"),
+    "dedup": "SELECT life::text, at FROM {schema}.dedup_hits",
+    "dead_letters": "SELECT life::text, at FROM {schema}.dead_letters UNION ALL "
+    "SELECT life::text, at FROM {schema}.letter_log WHERE action = 'returned' AND life IS NOT NULL",
+}
+_OUTSIDE: Final = ("charge", "email")  # what the provider's store tells
 _AGAIN: Final = ("duplicate", "resumed", "conflict")
 
 
@@ -51,19 +62,27 @@ class GapReader(msgspec.Struct, frozen=True):
     prometheus: str
 
     async def read(
-        self, arms: Sequence[ConsumerArm] = tuple(CONSUMER_ARMS.values()), window_s: float = WINDOW_S
+        self,
+        arms: Sequence[ConsumerArm] = tuple(CONSUMER_ARMS.values()),
+        window_s: float = WINDOW_S,
+        explains_s: float = EXPLAINS_S,
     ) -> list[SignalGap]:
         """Read the scrapes first, then the stores: rows that come meanwhile are later than the scrape.
 
-        Raises PrometheusAway, and what storage.postgres.AWAY names.
+        Lives that left nothing within the window are left out. `explains_s`: how long after its last scrape a life can
+        have gone on. Raises PrometheusAway, and what storage.postgres.AWAY names.
         """
-        scrapes = await Scrapes(self.prometheus).last("(arm|retry)[.].*", window_s, time.time())
+        now = time.time()
+        scrapes = await Scrapes(self.prometheus).last("(arm|retry)[.].*", window_s, now)
+        bounds = (explains_s, now - window_s)
         payments = await connect(self.postgres, "payments", name="telemetry gap")
         try:
             provider = await connect(self.ledger, "provider", name="telemetry gap")
             try:
                 return [
-                    await _signal(arm, signal, _of_arm(arm, scrapes), payments, provider)
+                    await _signal(
+                        arm, signal, _of_arm(arm, scrapes), bounds, provider if signal in _OUTSIDE else payments
+                    )
                     for arm in arms
                     for signal in gap_signals(arm)
                 ]
@@ -74,12 +93,16 @@ class GapReader(msgspec.Struct, frozen=True):
 
 
 async def settled(
-    reader: GapReader, arms: Sequence[ConsumerArm], timeout_s: float, window_s: float = WINDOW_S
+    reader: GapReader,
+    arms: Sequence[ConsumerArm],
+    timeout_s: float,
+    window_s: float = WINDOW_S,
+    explains_s: float = EXPLAINS_S,
 ) -> list[SignalGap]:
     """Read until nothing is unexplained, or the time is over: one more scrape may be missing. Raises like `read`."""
     deadline = time.monotonic() + timeout_s
     while True:
-        gaps = await reader.read(arms, window_s)
+        gaps = await reader.read(arms, window_s, explains_s)
         if not any(gap.unexplained for gap in gaps) or time.monotonic() > deadline:
             return gaps
         await asyncio.sleep(1.0)
@@ -91,19 +114,15 @@ def _of_arm(arm: ConsumerArm, scrapes: Sequence[LastScrape]) -> dict[str, LastSc
 
 
 async def _signal(
-    arm: ConsumerArm, signal: str, scrapes: Mapping[str, LastScrape], payments: Any, provider: Any
+    arm: ConsumerArm, signal: str, scrapes: Mapping[str, LastScrape], bounds: tuple[float, float], store: Any
 ) -> SignalGap:
     lives = list(scrapes)
-    times: list[Any] = [
-        lives,
-        [scrapes[life].scrape.counted_until for life in lives],
-        [scrapes[life].scrape.answered for life in lives],
-    ]
-    if signal in ("charge", "email"):
-        found = await provider.fetch(_SQL["applications"], *times, arm.name, signal)
-    else:
-        found = await payments.fetch(_SQL[signal].replace("{schema}", arm.schema), *times)
-    rows = {row["life"]: Rows(row["rows"], row["certain"], row["possible"]) for row in found}
+    last = [scrapes[life].scrape for life in lives]
+    explains_s, since = bounds
+    times = [[one.counted_until for one in last], [one.answered for one in last], [one.at + explains_s for one in last]]
+    source = _SOURCES[signal].format(schema=arm.schema, arm=arm.name)
+    found = await store.fetch(_LIVES.replace("{source}", source), lives, *times, explains_s, since)
+    rows = {row["life"]: Rows(row["rows"], row["certain"], row["possible"], row["late"]) for row in found}
     gaps = [_life(arm, signal, life, rows.get(life, Rows(0, 0, 0)), scrapes.get(life)) for life in {*rows, *scrapes}]
     sum_ = total(Gap(one.rows, one.counted, one.after_scrape, one.unexplained) for one in gaps)
     open_ = sorted((one for one in gaps if one.rows != one.counted), key=lambda one: (one.process, one.life))

@@ -1,32 +1,13 @@
--- What each life left in the stores, by signal; {schema} is the arm's. $1 lives, $2 and $3 the times, Unix seconds, up to
--- which their rows are surely, and possibly, in their last scrape. A life that was never scraped is not among them.
+-- What each life left in the stores; {source} are its rows: life, at.
 
--- record: rows of the effect `record`
-SELECT r.life::text, count(*) AS rows, count(*) FILTER (WHERE r.at <= to_timestamp(l.certain)) AS certain,
-       count(*) FILTER (WHERE r.at <= to_timestamp(l.possible)) AS possible
-  FROM {schema}.records r
-  LEFT JOIN unnest($1::text[], $2::float8[], $3::float8[]) AS l (life, certain, possible) ON l.life::uuid = r.life
- WHERE r.status = 'applied' GROUP BY r.life;
-
--- dedup: meetings with a known id
-SELECT r.life::text, count(*) AS rows, count(*) FILTER (WHERE r.at <= to_timestamp(l.certain)) AS certain,
-       count(*) FILTER (WHERE r.at <= to_timestamp(l.possible)) AS possible
-  FROM {schema}.dedup_hits r
-  LEFT JOIN unnest($1::text[], $2::float8[], $3::float8[]) AS l (life, certain, possible) ON l.life::uuid = r.life
- GROUP BY r.life;
-
--- dead_letters: letters that were parked, and parked again
-SELECT r.life::text, count(*) AS rows, count(*) FILTER (WHERE r.at <= to_timestamp(l.certain)) AS certain,
-       count(*) FILTER (WHERE r.at <= to_timestamp(l.possible)) AS possible
-  FROM (SELECT life, at FROM {schema}.dead_letters
-         UNION ALL
-        SELECT life, at FROM {schema}.letter_log WHERE action = 'returned' AND life IS NOT NULL) r
-  LEFT JOIN unnest($1::text[], $2::float8[], $3::float8[]) AS l (life, certain, possible) ON l.life::uuid = r.life
- GROUP BY r.life;
-
--- applications: rows of the provider, of an account ($4) and effect ($5)
-SELECT r.life, count(*) AS rows, count(*) FILTER (WHERE r.at <= to_timestamp(l.certain)) AS certain,
-       count(*) FILTER (WHERE r.at <= to_timestamp(l.possible)) AS possible
-  FROM applications r
-  LEFT JOIN unnest($1::text[], $2::float8[], $3::float8[]) AS l (life, certain, possible) ON l.life = r.life
- WHERE r.account = $4 AND r.effect = $5 GROUP BY r.life;
+-- lives: of each life that left a row after $6 or was scraped, all its rows, and those before and after its last scrape
+-- $1 lives, $2 to $4 their times (Unix seconds): up to which rows are surely counted, up to which possibly, and from
+-- which on the scrape explains nothing; of a life that was never scraped that is $5 seconds after its first row.
+WITH r AS (SELECT s.life, s.at, min(s.at) OVER (PARTITION BY s.life) AS first FROM ({source}) AS s)
+SELECT r.life, count(*) AS rows,
+       count(*) FILTER (WHERE r.at <= to_timestamp(l.certain)) AS certain,
+       count(*) FILTER (WHERE r.at <= to_timestamp(l.possible)) AS possible,
+       count(*) FILTER (WHERE r.at > coalesce(to_timestamp(l.late), r.first + make_interval(secs => $5))) AS late
+  FROM r LEFT JOIN unnest($1::text[], $2::float8[], $3::float8[], $4::float8[]) AS l (life, certain, possible, late)
+                ON l.life = r.life
+ GROUP BY r.life HAVING max(r.at) > to_timestamp($6) OR bool_or(l.life IS NOT NULL);

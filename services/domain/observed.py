@@ -1,7 +1,8 @@
 """Observed against audited: what a life counted, as last scraped, against the rows that it left in the stores. Pure.
 
 A process takes with it what it counted after its last scrape. So a gap is explained by the rows that came after it: the
-scrape says up to which time everything is counted (work in hand began no earlier). What is left is unexplained.
+scrape says up to which time everything is counted (work in hand began no earlier). What is left is unexplained; so is
+what a life did that went on unscraped for several scrapes: a blackout, no death.
 """
 
 from collections.abc import Iterable
@@ -9,6 +10,7 @@ from typing import Final
 
 import msgspec
 
+EXPLAINS_S: Final = 5.0  # how long after a scrape the next one may be missed
 ANSWERED_WITHIN_S: Final = 1.0  # a scrape bears the time of its question; what is counted until its answer is in it
 
 
@@ -28,11 +30,15 @@ NEVER: Final = Scrape(at=0.0, counted_until=0.0)
 
 
 class Rows(msgspec.Struct, frozen=True):
-    """The rows that a life left: all, those from before `counted_until`, and those from before `answered`."""
+    """The rows that a life left: all, those from before `counted_until`, and those from before `answered`.
+
+    `late`: those from so long after the scrape that there should have been another one.
+    """
 
     all: int
     certain: int
     possible: int
+    late: int = 0
 
 
 class Gap(msgspec.Struct, frozen=True):
@@ -57,7 +63,7 @@ def gap_of(rows: Rows, counted: int, uncertain: int = 0) -> Gap:
     """
     too_few = max(0, rows.certain - uncertain - counted)
     too_many = max(0, counted - rows.possible)
-    return Gap(rows.all, counted, rows.all - rows.certain, too_few + too_many)
+    return Gap(rows.all, counted, rows.all - rows.certain, too_few + too_many + rows.late)
 
 
 def total(gaps: Iterable[Gap]) -> Gap:

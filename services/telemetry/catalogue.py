@@ -657,7 +657,6 @@ METRICS: Final = {
             "after their last scrape left out. 0 after the drain and one more scrape.",
             labels=("arm", "signal"),
             emitters=_each_signal(),
-            emitted=False,
         ),
         # --- the supervisor
         Metric(

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.domain.observed import NEVER, Gap, Rows, Scrape, gap_of, total
+from services.domain.observed import EXPLAINS_S, NEVER, Gap, Rows, Scrape, gap_of, total
 
 TIMES = st.lists(st.floats(0, 100), max_size=30)
 
@@ -52,6 +52,12 @@ def test_an_effect_without_an_answer_may_be_there_or_not(times: list[float], unc
 def test_a_life_that_was_never_scraped_explains_all_its_rows() -> None:
     gap = gap_of(rows_of([1.5, 2.5], NEVER), 0)
     assert (gap.missing, gap.after_scrape, gap.unexplained) == (2, 2, 0)
+
+
+@given(TIMES)
+def test_what_a_life_did_long_after_its_last_scrape_is_unexplained(times: list[float]) -> None:
+    rows = Rows(len(times), 0, 0, late=sum(at > EXPLAINS_S for at in times))
+    assert gap_of(rows, 0).unexplained == rows.late
 
 
 def test_lives_are_summed_and_do_not_make_up_for_each_other() -> None:

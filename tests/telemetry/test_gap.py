@@ -12,9 +12,9 @@ pytestmark = pytest.mark.timeout(180)
 ARM = "arm.effectively_once#0"
 
 
-def gaps(lab: Lab) -> dict[tuple[str, str], Any]:
+def gaps(lab: Lab, *more: str) -> dict[tuple[str, str], Any]:
     """The answer of `lab telemetry gap`, by arm and signal; asserts that nothing is unexplained."""
-    answer = json.loads(lab.cli("telemetry", "gap", "--timeout", "20s", "--json"))
+    answer = json.loads(lab.cli("telemetry", "gap", "--timeout", "20s", "--json", *more))
     assert answer["unexplained"] == 0
     return {(one["arm"], one["signal"]): one for one in answer["signals"]}
 
@@ -57,7 +57,7 @@ def test_what_a_sigkill_takes_along_is_exactly_what_was_applied_after_the_last_s
     finally:
         lab.cli("thaw", "prometheus")
     lab.until(lambda: lives(told).get(ARM, before) != before, "the next life to be scraped")
-    found = gaps(lab)
+    found = gaps(lab, "--explains", "60s")  # Prometheus was away for longer than it takes to miss a scrape
     for signal in ("record", "charge"):
         (life,) = (one for one in found["effectively_once", signal]["lives"] if one["life"] == before)
         assert life["rows"] - life["counted"] == life["after_scrape"] > 0
