@@ -11,7 +11,7 @@ from loadtest.timeline import Chart, Series, Timeline
 _WIDTH: Final = 920
 _HEIGHT: Final = 130
 _LEFT: Final = 56
-_RIGHT: Final = 12
+_RIGHT: Final = 26
 _TOP: Final = 22
 _BOTTOM: Final = 20
 _SHORTEST_WINDOW: Final = 2.0  # pixels: a kill is over in no time

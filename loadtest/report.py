@@ -163,12 +163,18 @@ def _windows(played: Played) -> list[KeptFault]:
 
 def _faults(played: Played) -> str:
     rows = (
-        [str(number), escape(fault.name), escape(fault.target), f"{fault.started - played.began:.1f} s",
+        [str(number), escape(_did(fault)), escape(fault.target), f"{fault.started - played.began:.1f} s",
          _lasted(fault), escape(_details(fault))]
         for number, fault in enumerate(_windows(played), 1)
     )  # fmt: skip
     table = _table(["", "fault", "target", "began at", "lasted", ""], rows)
     return f"<h2>Faults</h2>{table if _windows(played) else '<p>None.</p>'}"
+
+
+def _did(fault: KeptFault) -> str:
+    if fault.name == fault.fault:
+        return fault.fault
+    return f"{fault.fault} at {fault.name}" if fault.by == "failpoint" else f"{fault.fault}: {fault.name}"
 
 
 def _lasted(fault: KeptFault) -> str:
