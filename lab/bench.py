@@ -1,4 +1,4 @@
-"""`lab bench ingest | relay | consume | telemetry`."""
+"""`lab bench ingest | relay | consume | audit | telemetry`."""
 
 import signal
 import sys
@@ -67,6 +67,19 @@ def consume(
     if arm not in work.ARMS:
         fail(Exit.USAGE, f"the arm {arm!r} has no benchmark; there are {', '.join(work.ARMS)}")
     _carry_out(lambda place, tell: work.bench(place, arm, rounds, messages, tell), as_json=as_json)
+
+
+@app.command()
+def audit(
+    rounds: Rounds = 3,
+    messages: Annotated[int, typer.Option(min=10_000, help="Messages that are judged.")] = 10_000_000,
+    cold: Annotated[int, typer.Option(min=1_000, help="Rows of each store that are read cold.")] = 200_000,
+    as_json: Json = False,
+) -> None:
+    """Messages judged from what was taken in on disk: at most 60 s and 1 GB for ten million; the cold read's rate."""
+    from loadtest.bench import audit as work  # noqa: PLC0415
+
+    _carry_out(lambda place, tell: work.bench(place, rounds, messages, cold, tell), as_json=as_json)
 
 
 @app.command()

@@ -116,7 +116,7 @@ class _Search:
                     f"{name.removeprefix('lab-')} {fields[name].decode(errors='replace')}"
                     for name in _TOLD
                     if name in fields
-                ]  # noqa: E501
+                ]
                 self._add(record.time, hop, who, " ".join([f"record {record.at}", *more]))
         return found
 
