@@ -15,7 +15,8 @@ def main() -> None:
     process = start_process()
     settings = process.settings
     database = Database(settings.ledger, "provider", process=settings.process, size=settings.pool_size)
-    routes = make_routes(Books(database, settings.key_lifetime_s), process.failpoints, process.metrics)
+    books = Books(database, settings.key_lifetime_s)
+    routes = make_routes(books, process.failpoints, process.metrics, process.log)
     uvloop.run(serve(process, make_app(routes, database, describe()), database))
 
 

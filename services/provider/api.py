@@ -17,6 +17,7 @@ from services.provider.calls import NOT_AFTER_HEADER, Charge, Email, caller_of, 
 from services.provider.misbehaviour import misbehaving
 from services.provider.store import Answer, Books, Outcome
 from services.telemetry.catalogue import OTHER_ARM
+from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
 
 _JSON: Final = "application/json"
@@ -28,7 +29,7 @@ _EMAIL: Final = msgspec.json.Decoder(Email)
 _DECISIONS: Final[Mapping[Outcome, str]] = {"applied": "first", "replayed": "duplicate", "mismatch": "conflict"}
 
 
-def make_routes(books: Books, failpoints: Failpoints, metrics: Metrics) -> list[Route]:
+def make_routes(books: Books, failpoints: Failpoints, metrics: Metrics, log: Log) -> list[Route]:
     """Charges, which honour an Idempotency-Key, and emails, which do not."""
 
     async def charge(request: Request) -> Response:
@@ -39,6 +40,10 @@ def make_routes(books: Books, failpoints: Failpoints, metrics: Metrics) -> list[
         if key is not None and (decision := _DECISIONS.get(answer.outcome)):
             arm = call.account if call.account in CONSUMER_ARMS else OTHER_ARM
             metrics.add("delivery.dedup.decisions", 1, hop="charge", arm=arm, decision=decision)
+            if decision != "first":
+                fields = {"hop": "charge", "arm": arm, "decision": decision, "reason": "repeated_call"}
+                ids = {"dedup.key": key, "message.id": call.message_id, "original.message.id": call.message_id}
+                log.event("dedup.decision", **fields, **ids, at=str(caller.record))
         if answer.outcome == "applied":  # what only repeats or refuses applies nothing
             await failpoints.hit("provider.after_applying_before_answer", call.account)
         return _respond(answer)

@@ -23,6 +23,7 @@ from services.provider.openapi import describe
 from services.provider.store import Books
 from services.settings import Settings
 from services.stack.provision import SERVICES
+from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
 from tests.integration.processes import Answer, Client, apply, running, serving, until
 
@@ -65,11 +66,12 @@ def metrics() -> Metrics:
 
 @pytest.fixture
 async def provider(
-    settings: Settings, database: str, failpoints: Failpoints, metrics: Metrics
+    settings: Settings, database: str, failpoints: Failpoints, metrics: Metrics, tmp_path: Path
 ) -> AsyncIterator[Provider]:
     books = await apply(settings.postgres, database, SERVICES / "provider" / "schema.sql")
     pool = Database(settings.postgres, database, process="t", size=8)
-    app = make_app(make_routes(Books(pool, key_lifetime_s=3600), failpoints, metrics), pool, describe())
+    log = Log("provider", "a-life", str(tmp_path / "provider.log"))
+    app = make_app(make_routes(Books(pool, key_lifetime_s=3600), failpoints, metrics, log), pool, describe())
     async with serving(app, pool) as client:
         yield Provider(client, books)
     await books.close()
