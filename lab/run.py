@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lab.load import display
-from lab.output import Exit, answer_json, err, errors_as_sentences, fail, home, out, say
+from lab.output import Exit, answer_json, err, fail, home, out, say
 from lab.stack import Json
 from lab.verdicts import COLOURS, show
 from loadtest import scenario as scenarios_
@@ -30,6 +30,7 @@ from loadtest.totals import Snapshot
 from services.auditor.audit import Unreachable
 from services.settings import read_settings
 from services.stack import client, control
+from services.stack.client import NotUp, Refused
 from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.launch import PASSED_ON
@@ -89,16 +90,15 @@ def seed_of(given: int | None, scenario: Scenario) -> int:
 def play(place: Home, scenario: Scenario, seed: int, own: Manifest | None = None) -> Played:
     """Play it on the lab of this place, which is started, or started anew, as it is needed."""
     try:
-        with errors_as_sentences():
-            _make_ready(place, scenario, seed)
-            with display() as line:
-                player = Player(place, scenario, seed, own=own, say=say, show=_Progress(line))
-                plan = scenario.plan(player.run, seed)
-                say(f"{scenario.name}: {scenario.teaches}")
-                say(f"load: {plan.planned} requests in {plan.duration_s:g} s, run {player.run}, seed {seed}")
-                played = player.play()
-    except Unreachable as error:
-        fail(Exit.USAGE, f"{error}; see `lab status`")
+        _make_ready(place, scenario, seed)
+        with display() as line:
+            player = Player(place, scenario, seed, own=own, say=say, show=_Progress(line))
+            plan = scenario.plan(player.run, seed)
+            say(f"{scenario.name}: {scenario.teaches}")
+            say(f"load: {plan.planned} requests in {plan.duration_s:g} s, run {player.run}, seed {seed}")
+            played = player.play()
+    except (NotUp, Refused, StackError, Unreachable, *AWAY, KafkaException) as error:
+        fail(Exit.USAGE, f"it could not be played: {error or type(error).__name__}")
     except KeyboardInterrupt:
         fail(Exit.INTERRUPTED, "interrupted again: nothing was audited; the lab is as it is, `lab down` ends it")
     write_report(place, played)
