@@ -28,8 +28,20 @@ def _lines(results: Mapping[str, Result]) -> Iterator[str]:
         "a lab of its arms; `.venv/bin/python -m loadtest.storms NAME` runs one again. This page is made from the "
         "results (`--page`): what was seen last. A finding without a mark promises nothing; ✗ is a broken promise."
     )
+    yield ""
+    yield "| proof | last seen | requests | struck |"
+    yield "| --- | --- | ---: | ---: |"
+    for proof in PROOFS:
+        yield _summary(proof, results.get(proof.name))
     for proof in PROOFS:
         yield from _proof(proof, results.get(proof.name))
+
+
+def _summary(proof: Proof, result: Result | None) -> str:
+    link = f"[{proof.name}](#{proof.name.replace('.', '')})"
+    if result is None:
+        return f"| {link} | not run yet | | |"
+    return f"| {link} | {'holds' if result.holds else '**broken**'} | {result.requests:,} | {result.faults} |"
 
 
 def _proof(proof: Proof, result: Result | None) -> Iterator[str]:
@@ -44,7 +56,7 @@ def _proof(proof: Proof, result: Result | None) -> Iterator[str]:
     verdict = "holds" if result.holds else "**does not hold**"
     yield (
         f"{result.at} UTC, commit {result.commit}, seed {result.seed}: {verdict}; {result.requests:,} requests "
-        f"acknowledged, {result.faults} processes struck, {result.took_s:.0f} s."
+        f"acknowledged, {result.faults} times a process was struck, {result.took_s:.0f} s."
     )
     yield ""
     if result.stopped:

@@ -2,7 +2,7 @@
 
 from typing import Final
 
-from loadtest.storms import again, freezes, outage, poison, servers, zombies
+from loadtest.storms import again, freezes, outage, poison, servers, telemetry, zombies
 from loadtest.storms.proof import Proof
 
 _ALL: Final = (
@@ -12,6 +12,7 @@ _ALL: Final = (
     *again.PROOFS,
     *servers.PROOFS,
     *outage.PROOFS,
+    *telemetry.PROOFS,
 )
 
 PROOFS: Final[tuple[Proof, ...]] = tuple(sorted(_ALL, key=lambda proof: (proof.publishers, proof.consumers)))
