@@ -100,7 +100,7 @@ def play(place: Home, scenario: Scenario, seed: int, own: Manifest | None = None
     except (NotUp, Refused, StackError, Unreachable, *AWAY, KafkaException) as error:
         fail(Exit.USAGE, f"it could not be played: {error or type(error).__name__}")
     except KeyboardInterrupt:
-        fail(Exit.INTERRUPTED, "interrupted again: nothing was audited; the lab is as it is, `lab down` ends it")
+        fail(Exit.INTERRUPTED, "interrupted: nothing was audited; the lab is as it is, `lab down` ends it")
     write_report(place, played)
     return played
 
