@@ -1,5 +1,6 @@
 """What every process's composition root does first: settings, a life, its log, metrics, failpoints and tracer."""
 
+import atexit
 import os
 import uuid
 
@@ -39,4 +40,6 @@ def start_process() -> Process:
     metrics = (Metrics if settings.telemetry else SilentMetrics)(settings.process, str(life))
     log.on_drop = lambda count: metrics.add("delivery.telemetry.dropped", count, signal="log")
     observe_vitals(metrics, str(life))
-    return Process(settings, life, log, metrics, failpoints, make_tracer(settings, str(life), metrics))
+    tracer = make_tracer(settings, str(life), metrics)
+    atexit.register(tracer.close)
+    return Process(settings, life, log, metrics, failpoints, tracer)

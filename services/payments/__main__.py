@@ -158,12 +158,14 @@ def main() -> None:
         sys.exit(2)
     gc.set_threshold(*GC_THRESHOLDS)
     process = start_process()
+    code = 0
     try:
         uvloop.run(root(process))
     except BaseException:
         traceback.print_exc()
-        _exit(1)
-    _exit(0)
+        code = 1
+    process.tracer.close()
+    _exit(code)
 
 
 def _root(words: list[str]) -> Callable[[Process], Coroutine[Any, Any, None]] | None:

@@ -116,6 +116,7 @@ class Tracer:
         self._count_refused()
         for way in self._ways:
             way.close(timeout_s / len(self._ways))
+        self._ways = []
 
 
 def make_tracer(settings: Settings, life: str, metrics: Metrics) -> Tracer:

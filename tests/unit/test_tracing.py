@@ -1,10 +1,12 @@
 """Spans made after the fact: what is worth one, its ids, its bound; exporters that fail hold nobody up."""
 
+import gzip
 import threading
 import time
 from collections.abc import Sequence
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import pytest
@@ -266,3 +268,45 @@ def test_a_span_file_is_renamed_when_it_is_large_and_no_line_is_cut(tmp_path: Pa
     assert all(path.stat().st_size <= 2_000 for path in file.parent.iterdir())
     lines = [msgspec.json.decode(line) for path in file.parent.iterdir() for line in path.read_bytes().splitlines()]
     assert all(line["name"] == "a" for line in lines)
+
+
+class Receiver(BaseHTTPRequestHandler):
+    """An OTLP receiver that keeps the bodies."""
+
+    bodies: ClassVar[list[bytes]] = []
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        self.bodies.append(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_spans_go_by_otlp_with_their_links_and_types() -> None:
+    from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (  # noqa: PLC0415  # generated, slow
+        ExportTraceServiceRequest,
+    )
+
+    server = HTTPServer(("127.0.0.1", 0), Receiver)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        ways = list(exporting.outlets(None, "", f"http://127.0.0.1:{server.server_port}", lambda _: None))
+        trails = Trails(Tracer("arm", "a-life", ways=ways, per_s=10.0), CONSUMER_ARMS["at_least_once"])
+        trail = trails.begin("g")
+        one, message = source(3, "01")
+        trail.take({one.life.origin: one})
+        trail.finish([message])
+        trails.tracer.close(10)
+    finally:
+        server.shutdown()
+        server.server_close()
+    (body,) = Receiver.bodies
+    request = ExportTraceServiceRequest.FromString(body)
+    spans = {span.name: span for scope in request.resource_spans[0].scope_spans for span in scope.spans}
+    process = spans["process orders.v1"]
+    assert process.links[0].span_id == spans["poll orders.v1"].span_id
+    attributes = {attribute.key: attribute.value for attribute in process.attributes}
+    assert attributes["messaging.kafka.offset"].int_value == 3
