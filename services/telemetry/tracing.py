@@ -64,7 +64,9 @@ class Tracer:
         self._metrics = metrics
 
     def grant(self) -> bool:
-        """Whether one more message may have spans; counted where not."""
+        """Whether one more message may have spans; counted where not. Without a way out there are none."""
+        if not self._ways:
+            return False
         granted = self._budget.grant()
         self._refused += not granted
         if self._refused and time.monotonic() - self._counted_at > COUNTED_EVERY_S:
