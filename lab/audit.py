@@ -1,12 +1,15 @@
 """`lab audit`."""
 
 import asyncio
+import contextlib
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Final
 
+import msgspec
 import typer
 from rich.markup import escape
 from rich.table import Table
@@ -15,11 +18,15 @@ from lab.output import Exit, answer_json, fail, home, out, say
 from lab.stack import Json
 from services.auditor.audit import Unreachable
 from services.auditor.audit import audit as carry_out
+from services.auditor.findings import Findings
 from services.domain.audit import COUNTS, LISTED, AuditDocument, AuditRow, Evidence
 from services.settings import read_settings
+from services.stack.home import Home
+from services.stack.parts import PARTS
 from services.stack.running import arms_of, with_intents
 
 _WIDTH: Final = 100
+_ANSWER_S: Final = 10.0
 _EXAMPLES: Final = 5
 _QUIET_S: Final = 1.0  # an audit that takes less says nothing of its progress
 _EVERY_S: Final = 5.0
@@ -38,20 +45,15 @@ _HEADINGS: Final = {
 def audit(
     run: Annotated[str | None, typer.Option(help="Only this run; all runs by default.")] = None,
     ledger: Annotated[Path | None, typer.Option(help="The client ledger's folder; the lab's by default.")] = None,
+    live: Annotated[bool, typer.Option("--live", help="At once: the auditor's last pass over all runs.")] = False,
     as_json: Json = False,
 ) -> None:
     """Prove what was lost and what was done twice, from the stores themselves. Exit code 1: the law does not close."""
     place = home()
     if place.read_state() is None:
         fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
-    settings = read_settings({**place.addresses(), "LAB_HOME": str(place.path)})
-    arms = asyncio.run(with_intents(settings.postgres, arms_of(place), run))
     try:
-        document = asyncio.run(
-            carry_out(
-                settings, run, ledger=ledger, arms=arms.consumers, publishers=arms.publishers, say=_progress()
-            )
-        )  # fmt: skip
+        document = _ask(place) if live else asyncio.run(_judge(place, run, ledger))
     except Unreachable as error:
         fail(Exit.NOT_UP, f"{error}; see `lab status`")
     if as_json:
@@ -59,6 +61,30 @@ def audit(
     else:
         show(document)
     sys.exit(Exit.DONE if document.closes else Exit.FAILED)
+
+
+async def _judge(place: Home, run: str | None, ledger: Path | None) -> AuditDocument:
+    """A whole audit, carried out here: nothing that the auditor process has in hand is needed for it. It is kept."""
+    settings = read_settings({**place.addresses(), "LAB_HOME": str(place.path)})
+    arms = await with_intents(settings.postgres, arms_of(place), run)
+    document = await carry_out(
+        settings, run, ledger=ledger, arms=arms.consumers, publishers=arms.publishers, say=_progress()
+    )
+    findings = Findings(settings)
+    with contextlib.suppress(Unreachable):
+        await findings.keep(document)
+    await findings.close()
+    return document
+
+
+def _ask(place: Home) -> AuditDocument:
+    """The last pass of the auditor process. Raises Unreachable."""
+    url = f"http://{place.bind}:{place.port(PARTS['auditor'].admin_port)}/live"
+    try:
+        with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:  # our own address
+            return msgspec.json.decode(answer.read(), type=AuditDocument)
+    except OSError as error:
+        raise Unreachable(f"the auditor does not answer ({error}): without --live this is judged here") from error
 
 
 def _progress() -> Callable[[str], None]:
@@ -154,7 +180,7 @@ def _example(item: Evidence) -> str:
     details = [f"applied {item.applications}", *item.at[:3]]
     details += [f"key {item.key}"] if item.key and item.message_id else []
     details += [f"trace {item.trace_id}"] if item.trace_id else []
-    details += [item.reason] if item.reason else []
+    details += [text] if (text := item.why or item.reason) else []
     where = f"{item.hop}/{item.arm}/{item.effect}"
     colour = _BAD.get(item.state, "cyan")
     return f"[{colour}]{item.state}[/] {where} {escape(name)} [dim]{escape(' · '.join(details))}[/]"

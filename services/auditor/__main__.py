@@ -9,6 +9,7 @@ import os
 import signal
 import time
 import uuid
+from collections.abc import Awaitable
 from typing import Final
 
 import msgspec
@@ -59,6 +60,7 @@ class Auditor:
         self._told_at = 0.0
         self.rows: list[AuditRow] = []
         self.at = now()
+        self.took_s = 0.0
         self.waits_for = "its first pass"
 
     async def recall(self) -> None:
@@ -86,6 +88,7 @@ class Auditor:
             await asyncio.sleep(max(0.02, pause_s - (time.monotonic() - began)))
 
     async def _pass(self) -> None:
+        began = time.monotonic()
         held = await self._taking.look()
         if self._taking.behind:
             return  # half of it is not there: nothing is judged by that
@@ -96,6 +99,7 @@ class Auditor:
             self._count(await self._findings.totals())
         await self._findings.write_rows(self.at, self.rows)
         self._show(done)
+        self.took_s = round(time.monotonic() - began, 3)
         await self._tell()
 
     async def _tell(self) -> None:
@@ -119,10 +123,22 @@ class Auditor:
         await self._findings.keep(document)
         return document
 
-    def live(self) -> dict[str, object]:
-        """The last pass, in the shape of an audit."""
-        closes = not any(row.unexplained for row in self.rows)
-        return {"at": self.at, "closes": closes, "rows": self.rows, "evidence": [], "behind": self._taking.behind}
+    async def live(self) -> AuditDocument:
+        """The last pass, in the shape of an audit of all runs. Raises Unreachable."""
+        return AuditDocument(
+            at=self.at,
+            closes=not any(row.unexplained for row in self.rows),
+            rows=self.rows,
+            dead_letter_causes={},
+            evidence=await self._findings.standing(),
+            evidence_left_out={},
+            run=None,
+            out_of_scope=0,
+            undecodable=self._taking.live.undecodable,
+            ledger_lines_skipped=self._taking.client.skipped,
+            truncated=self._taking.truncated,
+            took_s=self.took_s,
+        )
 
     async def close(self) -> None:
         """Let go of every store."""
@@ -166,15 +182,17 @@ class Auditor:
 def api(auditor: Auditor) -> list[web.RouteDef]:
     """GET /audit?run=R (a whole one), GET /live (the last pass)."""
 
-    async def whole(request: web.Request) -> web.Response:
+    async def answer(asked: Awaitable[AuditDocument]) -> web.Response:
         try:
-            document = await auditor.final(request.query.get("run"))
+            return web.Response(body=msgspec.json.encode(await asked), content_type="application/json")
         except Unreachable as error:
             return web.json_response({"error": str(error)}, status=503)
-        return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+
+    async def whole(request: web.Request) -> web.Response:
+        return await answer(auditor.final(request.query.get("run")))
 
     async def live(_: web.Request) -> web.Response:
-        return web.Response(body=msgspec.json.encode(auditor.live()), content_type="application/json")
+        return await answer(auditor.live())
 
     return [web.get("/audit", whole), web.get("/live", live)]
 

@@ -12,9 +12,10 @@ import msgspec
 
 from services.auditor.evidence import name_of
 from services.auditor.history import Key, key_of
+from services.auditor.judge import LISTED_AT_MOST
 from services.auditor.live import Found
 from services.auditor.stores import Connections
-from services.domain.audit import COUNTS, AuditDocument, AuditRow, Evidence
+from services.domain.audit import COUNTS, AuditDocument, AuditRow, Evidence, Window
 from services.domain.messages import Coordinates
 from services.domain.verdict import promises_of
 from services.settings import Settings
@@ -80,6 +81,20 @@ class Findings:
                 key=message if hop == "accept" else None,
             )
             for hop, arm, effect, state, message, many in await self._fetch("untold", _TOLD_AT_ONCE)
+        ]  # fmt: skip
+
+    async def standing(self) -> list[Evidence]:
+        """What is bad by now, the newest first; as many as an audit lists of one state."""
+        return [
+            Evidence(
+                hop=hop, arm=arm, effect=effect, state=state, at=list(at), applications=many + (state == "duplicated"),
+                message_id=message if hop != "accept" and isinstance(key_of(message), bytes) else None,
+                key=message if hop == "accept" else None, trace_id=trace_id, last_seen=last_seen, attempts=attempts,
+                faults=msgspec.json.decode(faults, type=list[Window]), why=why or None,
+            )
+            for hop, arm, effect, state, message, many, at, trace_id, last_seen, attempts, faults, why in (
+                await self._fetch("standing", LISTED_AT_MOST)
+            )
         ]  # fmt: skip
 
     async def tell(self, told: Sequence[Evidence]) -> None:

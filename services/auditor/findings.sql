@@ -37,6 +37,10 @@ INSERT INTO promises SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4
 SELECT hop, arm, effect, state, message, many FROM findings WHERE why IS NULL AND gone_at IS NULL
 ORDER BY found_at DESC LIMIT $1;
 
+-- standing: what was found and not taken back
+SELECT hop, arm, effect, state, message, many, at, trace_id, last_seen, attempts, faults::text, why FROM findings
+WHERE gone_at IS NULL ORDER BY found_at DESC LIMIT $1;
+
 -- tell: what was found out about one
 UPDATE findings SET trace_id = $6, at = $7::text[], last_seen = $8, attempts = $9::int, faults = $10::text::jsonb, why = $11
  WHERE hop = $1 AND arm = $2 AND effect = $3 AND state = $4 AND message = $5;

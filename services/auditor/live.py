@@ -162,6 +162,11 @@ class Live:
     def _promised(self, arm: PublisherArm) -> ChainMap[Key, bytes]:
         return ChainMap(*(place.intents.promised for place in self._publishers if place.arm is arm))
 
+    @property
+    def undecodable(self) -> int:
+        """Records without a message id."""
+        return sum(published.undecodable for published in self.published.values())
+
     def __len__(self) -> int:
         return sum(len(published.copies.keys()) for published in self.published.values())
 

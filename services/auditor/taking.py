@@ -56,6 +56,11 @@ class Taking:
         self._rows: dict[str, int] = {}
         self.behind = True  # there was more than a look takes in
 
+    @property
+    def truncated(self) -> list[str]:
+        """Partitions whose first records the broker has dropped."""
+        return sorted(f"{topic}/{number}" for (topic, number), first in self._heads.items() if first > 0)
+
     async def close(self) -> None:
         """Let go of every store."""
         if self._stores.kept is not None:
