@@ -52,11 +52,10 @@ def scraped(lab: Lab) -> Prometheus:
 def told(lab: Lab, scraped: Prometheus) -> Iterator[Prometheus]:
     """After load with keys sent twice, a provider that fails, bad records, a redrive and two kills."""
     lab.cli("fault", "arm", "provider.before_applying", "error:http_500", "count=20", "arm=at_least_once")
-    lab.cli("fault", "arm", "process.after_record_before_commit", "kill", "count=1", "arm=effectively_once")
+    lab.cli("fault", "arm", "process.after_record_before_commit", "kill", "count=1", "arm=arm.effectively_once")
     lab.cli("load", "--rate", "40", "--duration", "5s", "--run", RUN)
     lab.cli("fault", "inject", "poison", "--count", "2")
     lab.cli("fault", "inject", "duplicate", "--count", "3", "--run", RUN)
-    lab.cli("restart", "arm.at_least_once#0")
     poisoned = ("dlq", "list", "--arm", "effectively_once", "--reason", "undecodable", "--json")
     lab.until(lambda: json.loads(lab.cli(*poisoned))["letters"], "a letter of effectively_once")
     lab.cli("dlq", "redrive", "--arm", "effectively_once", "--reason", "undecodable", "--why", "a test")
