@@ -11,7 +11,13 @@ from services.bootstrap import Process
 from services.domain.messages import Kind
 from services.telemetry.tracing import context_of, log_fields
 
-STATUS: Final = {"created": 201, "replayed": 201, "mismatch": 422, "in_progress": 409, "taken": 409}
+# What is told of a request that made no intent: status, decision, reason.
+UNPLAIN: Final = {
+    "replayed": (201, "duplicate", "repeated_request"),
+    "mismatch": (422, "conflict", "other_payload"),
+    "taken": (409, "conflict", "id_taken"),
+    "in_progress": (409, "in_progress", "first_in_progress"),
+}
 
 
 class Body(msgspec.Struct):
@@ -35,18 +41,18 @@ class Telling:
             if new.trace.sampled:
                 self._span(new, start_ns, 201, message_id, "first")
             return
-        decision = "duplicate" if answer.outcome == "replayed" else answer.outcome
+        status, decision, reason = UNPLAIN[answer.outcome]
         original = msgspec.json.decode(answer.body, type=Body).message_id if answer.body else ""
         self._process.log.event(
             "dedup.decision",
             hop="accept",
             arm=self._arm,
             decision=decision,
-            reason="repeated_request",
+            reason=reason,
             **{"dedup.key": new.key, "message.id": original, "original.message.id": original},
             **log_fields(None, new.trace.traceparent),
         )
-        self._unplain(new, start_ns, STATUS[answer.outcome], original, decision)
+        self._unplain(new, start_ns, status, original, decision)
 
     def failed(self, new: NewIntent, start_ns: int, status: int) -> None:
         """It is not known what became of a request."""
