@@ -93,8 +93,8 @@ class Observer:
         for record in (records[0], *(one for one in special if one is not records[0])):
             if (made_at := time_of(record.headers)) is not None:
                 self._metrics.record("delivery.end_to_end", max(0.0, now - made_at), **labels)
-        for record in records:
-            self._done[record.topic, record.partition] = (record.offset + 1, record.timestamp / 1000)
+        for chunk in _by_partition(records):
+            self._done[chunk[0].topic, chunk[0].partition] = (chunk[-1].offset + 1, chunk[-1].timestamp / 1000)
 
     def watch_lag(self, ends: Callable[[], Ends]) -> None:
         """Report the lag on owned partitions at every scrape; of one where nothing was handled yet nothing is known."""
@@ -117,8 +117,24 @@ class Observer:
     def _known(self, records: Sequence[Record]) -> int:
         """How many of the records were handed to this life before."""
         known = 0
-        for record in records:
-            partition = (record.topic, record.partition)
-            known += record.offset < self._handed.get(partition, 0)
-            self._handed[partition] = max(self._handed.get(partition, 0), record.offset + 1)
+        for chunk in _by_partition(records):
+            partition = (chunk[0].topic, chunk[0].partition)
+            handed = self._handed.get(partition, 0)
+            if chunk[0].offset < handed:
+                known += sum(record.offset < handed for record in chunk)
+            self._handed[partition] = max(handed, chunk[-1].offset + 1)
         return known
+
+
+def _by_partition(records: Sequence[Record]) -> Iterable[Sequence[Record]]:
+    """Each partition's records, in order. Those of one partition, as chunks are, are not looked at one by one."""
+    first, last = records[0], records[-1]
+    if len(records) == 1 or (
+        (first.topic, first.partition) == (last.topic, last.partition)
+        and last.offset - first.offset + 1 == len(records)
+    ):
+        return [records]
+    found: dict[Partition, list[Record]] = {}
+    for record in records:
+        found.setdefault((record.topic, record.partition), []).append(record)
+    return found.values()

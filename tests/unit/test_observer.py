@@ -47,6 +47,18 @@ def test_an_offset_that_this_life_was_handed_before_is_a_redelivery() -> None:
     assert watched.value("delivery_redeliveries_total") == 2
 
 
+def test_a_batch_of_several_partitions_is_looked_at_by_partition() -> None:
+    watched = Watched("kafka_transactions")
+    mixed = [*records(0, 1), *records(5, partition=1), *records(2)]
+    for _ in range(2):
+        with watched.observer.in_hand(mixed) as in_hand:
+            in_hand.done()
+    assert watched.value("delivery_redeliveries_total") == len(mixed)
+    watched.observer.watch_lag(lambda: {(TOPIC, 0): 10, (TOPIC, 1): 10})
+    assert watched.value("delivery_consumer_lag_messages", 'partition="0"') == 7
+    assert watched.value("delivery_consumer_lag_messages", 'partition="1"') == 4
+
+
 def test_an_arm_with_an_inbox_counts_what_the_inbox_says() -> None:
     watched = Watched("effectively_once")
     watched.handle(0)
