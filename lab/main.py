@@ -2,7 +2,7 @@
 
 import typer
 
-from lab import audit, bench, dashboards, demo, dlq, explain, fault, load, replay, stack, telemetry, trace
+from lab import alerts, audit, bench, dashboards, demo, dlq, explain, fault, load, replay, stack, telemetry, trace
 from lab import run as scenario
 
 app = typer.Typer(
@@ -24,6 +24,7 @@ app.add_typer(dlq.app, name="dlq")
 app.add_typer(fault.app, name="fault")
 app.add_typer(bench.app, name="bench")
 app.add_typer(dashboards.app, name="dashboards")
+app.add_typer(alerts.app, name="alerts")
 app.add_typer(telemetry.app, name="telemetry")
 
 

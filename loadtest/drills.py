@@ -1,0 +1,261 @@
+"""Alert drills: make each alert fire on a running lab, and measure from the fault to its receipt.
+
+The commands are those of the alert's runbook (a test holds the two together). `docs/alerts.json` keeps what was
+measured, so that a drill goes on where it stopped.
+"""
+
+import json
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Collection, Iterator
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import msgspec
+
+from services.stack.client import status
+from services.stack.home import Home
+from services.stack.nemesis import Fault, read_faults
+
+FILE: Final = Path(__file__).parent.parent / "docs" / "alerts.json"
+LIMIT_S: Final = 15.0  # of the median, for the alerts of which several rounds are measured
+ROUNDS: Final = 5
+_LOOK_S: Final = 0.2
+_CALM_S: Final = 150.0  # an alert that fires already gets so long to end
+_COMMAND_S: Final = 60.0
+
+Say = Callable[[str], None]
+
+
+class Drill(msgspec.Struct, frozen=True, kw_only=True):
+    """How an alert is made to fire, as the commands of its runbook, and what ends it again."""
+
+    alert: str
+    strike: tuple[str, ...]
+    undo: tuple[str, ...] = ()
+    rounds: int = 1
+    within_s: float = 60.0  # how long is waited for the page
+    publishers: tuple[str, ...] = ()  # besides the default one
+    severity: Literal["page", "info"] = "page"
+
+
+DRILLS: Final = {
+    drill.alert: drill
+    for drill in (
+        Drill(alert="Watchdog", strike=(), severity="info"),
+        Drill(
+            alert="EventsLost",
+            strike=("lab fault arm process.after_commit_before_effect kill count=1 arm=at_most_once",),
+            undo=("lab fault clear",),
+            rounds=ROUNDS,
+            severity="info",
+        ),
+        Drill(
+            alert="EffectDuplicated",
+            strike=("lab fault arm process.after_record_before_commit kill count=1 arm=at_least_once",),
+            undo=("lab fault clear",),
+            rounds=ROUNDS,
+            severity="info",
+        ),
+        Drill(alert="DeadLetterInflow", strike=("lab fault inject poison --count 8",), rounds=ROUNDS),
+        Drill(
+            alert="PartDown",
+            strike=("lab kill relay --hold",),
+            undo=("lab restart relay",),
+            rounds=ROUNDS,
+        ),
+        Drill(alert="PartRestarted", strike=("lab kill relay",), severity="info"),
+        Drill(alert="RelayStalled", strike=("lab freeze relay",), undo=("lab thaw relay",)),
+        Drill(
+            alert="GroupLagGrowing",
+            strike=("lab freeze arm.at_least_once",),
+            undo=("lab thaw arm.at_least_once",),
+            within_s=90,
+        ),
+        Drill(alert="AuditStale", strike=("lab freeze auditor",), undo=("lab thaw auditor",)),
+        Drill(alert="DeadLetterBacklog", strike=("lab fault inject poison",), within_s=120, severity="info"),
+        Drill(
+            alert="RetryStorm",
+            strike=("lab fault arm provider.before_applying error:http_503 p=0.3",),
+            undo=("lab fault clear",),
+            within_s=150,
+        ),
+        Drill(
+            alert="DedupHitsSustained",
+            strike=("lab fault arm publish.after_produce_before_delete error:database p=0.5",),
+            undo=("lab fault clear",),
+            within_s=150,
+            severity="info",
+        ),
+        Drill(
+            alert="LossBudgetBurn",
+            strike=("lab fault arm process.after_commit_before_effect kill p=0.2 arm=at_most_once",),
+            undo=("lab fault clear",),
+            within_s=240,
+        ),
+        Drill(
+            alert="DuplicateBudgetBurn",
+            strike=("lab fault arm process.after_record_before_commit kill p=0.2 arm=at_least_once",),
+            undo=("lab fault clear",),
+            within_s=240,
+        ),
+        Drill(
+            alert="TelemetryGap",
+            strike=("lab freeze prometheus", "sleep 20", "lab kill arm.effectively_once", "lab thaw prometheus"),
+            within_s=120,
+            severity="info",
+        ),
+        Drill(
+            alert="UnexpectedEffect",
+            strike=("lab fault arm accept.after_produce_before_commit kill count=1",),
+            undo=("lab fault clear",),
+            publishers=("dual_write_before_commit",),
+            severity="info",
+        ),
+        Drill(
+            alert="SlotHoldingWal",
+            strike=("lab kill cdc --hold",),
+            undo=("lab restart cdc",),
+            publishers=("cdc",),
+            within_s=600,
+        ),
+    )
+}
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """One round: from the fault to the receipt of the page."""
+
+    delay_s: float
+    fault: str
+    severity: str
+    summary: str
+    at: str
+
+
+class NotFired(Exception):
+    """The page did not come in time, or the lab cannot play the drill; the message says which."""
+
+
+def measured(file: Path = FILE) -> dict[str, list[Measured]]:
+    """What is written down, by alert."""
+    return msgspec.json.decode(file.read_bytes(), type=dict[str, list[Measured]]) if file.exists() else {}
+
+
+def keep(results: dict[str, list[Measured]], file: Path = FILE) -> None:
+    """Write it down, whole or not at all."""
+    part = file.with_suffix(".part")
+    ordered = {name: results[name] for name in DRILLS if name in results}
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(ordered), indent=2) + b"\n")
+    part.replace(file)
+
+
+def todo(names: Collection[str], results: dict[str, list[Measured]]) -> Iterator[tuple[Drill, int]]:
+    """The drills that lack rounds, and how many."""
+    for name, drill in DRILLS.items():
+        if (not names or name in names) and (left := drill.rounds - len(results.get(name, ()))) > 0:
+            yield drill, left
+
+
+def median_s(rounds: Collection[Measured]) -> float:
+    return statistics.median(one.delay_s for one in rounds)
+
+
+class Range:
+    """Where drills are played: a running lab with faults allowed, under load."""
+
+    def __init__(self, home: Home, say: Say) -> None:
+        self._home = home
+        self._say = say
+        self._now = status(home)
+        if "console" not in self._now["urls"]:
+            raise NotFired("the lab is not up, or has no console: `lab up --faults`")
+
+    def can(self, drill: Drill) -> bool:
+        """Whether this lab has the publisher arms that a drill needs."""
+        running = {process["name"] for process in self._now["processes"]}
+        return all(f"orders.{arm}" in running for arm in drill.publishers)
+
+    def play(self, drill: Drill) -> Measured:
+        """One round: wait for calm, strike, wait for the page, undo. Raises NotFired."""
+        if not drill.strike:
+            return self._seen(drill)
+        self._wait(lambda: drill.alert not in self._firing(), _CALM_S, f"{drill.alert} fires already and does not end")
+        began = time.time()
+        try:
+            for command in drill.strike:
+                self._run(command)
+            page = self._wait(lambda: self._page(drill, began), drill.within_s, f"{drill.alert} did not come")
+        finally:
+            for command in drill.undo:
+                self._run(command)
+        fault = self._fault(began, page["started"])
+        return Measured(
+            delay_s=round(page["received"] - fault.started, 2),
+            fault=f"{fault.fault} {fault.target}",
+            severity=page["severity"],
+            summary=page["summary"],
+            at=time.strftime("%Y-%m-%d %H:%M", time.gmtime(page["received"])),
+        )
+
+    def _seen(self, drill: Drill) -> Measured:
+        """Of the alert that always fires: the delay is from the begin of the alert."""
+        page = self._wait(lambda: self._page(drill, 0.0), drill.within_s, f"{drill.alert} did not come")
+        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(page["received"]))
+        return Measured(page["delay_s"], "none", page["severity"], page["summary"], at)
+
+    def pages(self) -> list[dict[str, Any]]:
+        """What the console received, newest first."""
+        with urllib.request.urlopen(f"{self._now['urls']['console']}/api/received", timeout=10) as answer:  # noqa: S310  # our own
+            pages: list[dict[str, Any]] = json.load(answer)
+        return pages
+
+    def _page(self, drill: Drill, began: float) -> dict[str, Any] | None:
+        found = [
+            page
+            for page in self.pages()
+            if page["name"] == drill.alert and page["status"] == "firing" and page["started"] >= began - 1
+        ]
+        return found[-1] if found else None  # the first that came
+
+    def _firing(self) -> set[str]:
+        """Alerts whose last news was that they fire."""
+        latest: dict[tuple[str, str], str] = {}
+        for page in self.pages():
+            latest.setdefault((page["name"], json.dumps(page["labels"], sort_keys=True)), page["status"])
+        return {name for (name, _), state in latest.items() if state == "firing"}
+
+    def _fault(self, began: float, alerted: float) -> Fault:
+        """What was struck: a kill by a failpoint is the fault, not the arming of the failpoint."""
+        faults = [fault for fault in read_faults(self._home.nemesis_log) if began - 1 <= fault.started <= alerted + 2]
+        struck = [fault for fault in faults if fault.fault != "arm"] or faults
+        if not struck:
+            raise NotFired("the nemesis log has no fault of this round")
+        return min(struck, key=lambda fault: fault.started)
+
+    def _run(self, command: str) -> None:
+        name, *arguments = command.split()
+        if name == "sleep":
+            time.sleep(float(arguments[0]))
+            return
+        done = subprocess.run(
+            [sys.executable, "-m", "lab.main", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=_COMMAND_S,
+            check=False,
+        )
+        if done.returncode:
+            self._say(f"  {command}: {done.stderr.strip() or done.returncode}")
+
+    @staticmethod
+    def _wait(look: Callable[[], Any], timeout_s: float, otherwise: str) -> Any:
+        deadline = time.monotonic() + timeout_s
+        while not (found := look()):
+            if time.monotonic() > deadline:
+                raise NotFired(f"{otherwise} within {timeout_s:g} s")
+            time.sleep(_LOOK_S)
+        return found

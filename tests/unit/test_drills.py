@@ -1,0 +1,43 @@
+"""Alert drills: every alert has one, and it is what its runbook says."""
+
+from pathlib import Path
+
+import pytest
+
+from dashboards import rules
+from dashboards.profiles import DEMO
+from loadtest.drills import DRILLS, Drill, Measured, keep, measured, todo
+
+RUNBOOKS = Path(rules.__file__).parent / "runbooks"
+ALERTS = {alert.name: [a.severity for a in rules.alerts(DEMO) if a.name == alert.name] for alert in rules.alerts(DEMO)}
+
+
+def test_every_alert_has_a_drill() -> None:
+    assert set(DRILLS) == set(ALERTS)
+
+
+@pytest.mark.parametrize("drill", DRILLS.values(), ids=lambda drill: drill.alert)
+def test_a_drill_does_what_the_runbook_says_and_expects_a_severity_that_there_is(drill: Drill) -> None:
+    runbook = (RUNBOOKS / f"{drill.alert}.md").read_text()
+    for command in drill.strike:
+        assert command in runbook
+    assert drill.severity in ALERTS[drill.alert]
+    if drill.publishers:
+        assert f"--publishers outbox,{','.join(drill.publishers)}" in runbook
+
+
+def test_the_alerts_of_loss_duplicates_letters_and_outages_are_measured_five_times() -> None:
+    several = {name for name, drill in DRILLS.items() if drill.rounds == 5}
+    assert several == {"EventsLost", "EffectDuplicated", "DeadLetterInflow", "PartDown"}
+
+
+def test_drills_go_on_where_they_stopped(tmp_path: Path) -> None:
+    file, one = tmp_path / "alerts.json", Measured(3.2, "kill relay#0", "page", "relay#0 does not answer", "now")
+    assert measured(file) == {}
+    keep({"PartDown": [one, one]}, file)
+    results = measured(file)
+    assert results == {"PartDown": [one, one]}
+    assert [(drill.alert, left) for drill, left in todo(["PartDown", "RelayStalled"], results)] == [
+        ("PartDown", 3), ("RelayStalled", 1),
+    ]  # fmt: skip
+    assert len(list(todo([], results))) == len(DRILLS)
