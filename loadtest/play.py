@@ -13,7 +13,7 @@ from loadtest.live import ArmNow, Watch
 from loadtest.nemesis import Nemesis
 from loadtest.own import end, settle, start
 from loadtest.run import Load, start_plan
-from loadtest.scenario import Scenario
+from loadtest.scenario import OF_ARMS, Scenario
 from loadtest.totals import Snapshot
 from services.auditor.audit import audit
 from services.broker.reader import Bounds, bounds
@@ -239,10 +239,10 @@ def fits(status: Mapping[str, object], scenario: Scenario, given: Mapping[str, s
     assert isinstance(parts, Sequence)  # noqa: S101
     if lacking := [name for name in scenario.parts() if name not in parts]:
         return f"it is up without {', '.join(lacking)}"
-    wanted = {**given, **scenario.environment}
     settings = status["settings"]
     assert isinstance(settings, Mapping)  # noqa: S101
-    running = {name: value for name, value in settings.items() if name != "LAB_PUBLISHERS"}
-    if running != {name: value for name, value in wanted.items() if name != "LAB_PUBLISHERS"}:
-        return "it is up with other settings"
-    return ""
+    running, wanted = (
+        {name: value for name, value in found.items() if name not in OF_ARMS}
+        for found in (settings, {**given, **scenario.environment})
+    )
+    return "" if running == wanted else "it is up with other settings"

@@ -24,6 +24,7 @@ from services.stack.parts import PARTS, UnknownPart, find, of_arms
 FOLDER: Final = Path(__file__).parent / "scenarios"
 # What a scenario can say of alerts: that they must fire, or must not.
 ALERTS: Final = tuple(dict.fromkeys(alert.name for alert in alerts(DEMO)))
+OF_ARMS: Final = ("LAB_PUBLISHERS", "LAB_CONSUMERS")  # settings that say who is part of a lab: `arms` does
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
 Times = Annotated[int, msgspec.Meta(ge=1, le=1_000)]
@@ -340,7 +341,7 @@ def _wrong_arms(scenario: Scenario) -> Iterator[str]:
 
 
 def _wrong_settings(settings: Mapping[str, Any]) -> Iterator[str]:
-    known = [name.removeprefix("LAB_").lower() for name in PASSED_ON if name != "LAB_PUBLISHERS"]
+    known = [name.removeprefix("LAB_").lower() for name in PASSED_ON if name not in OF_ARMS]
     for name, value in settings.items():
         if name not in known:
             yield f"settings: unknown setting {name!r}; the settings are {', '.join(known)}"

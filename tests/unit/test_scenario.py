@@ -136,7 +136,8 @@ def test_a_run_is_named_by_scenario_and_seed_and_a_repeat_is_numbered(tmp_path: 
 def test_a_lab_with_other_arms_settings_or_without_faults_does_not_fit() -> None:
     scenario = parse_scenario(CALM + "[settings]\nkey_lifetime_s = 5", "s")
     up = {"faults": True, "parts": list(scenario.parts()), "settings": {"LAB_PUBLISHERS": "outbox"}}
-    given = {**up, "settings": {"LAB_KEY_LIFETIME_S": "5", "LAB_PUBLISHERS": "outbox,cdc"}}
+    arms = {"LAB_PUBLISHERS": "outbox,cdc", "LAB_CONSUMERS": "at_least_once"}
+    given = {**up, "settings": {"LAB_KEY_LIFETIME_S": "5", **arms}}
     assert fits(given, scenario, {}) == ""
     assert "other settings" in fits(up, scenario, {})
     assert "other settings" in fits(given, scenario, {"LAB_CHUNK": "7"})
