@@ -54,6 +54,7 @@ def _named(processes: tuple[str, ...]) -> bool:
 
 def start(home: Home, settings: Settings, manifest: Manifest, say: Say) -> None:
     """Start it where the topics end now, and wait until its group is at work. Raises StackError."""
+    asyncio.run(own.make_tables(settings.postgres, manifest.arm))
     own.start_here(settings.kafka, manifest.arm)
     client.call(home, "POST", "/own", msgspec.to_builtins(manifest))
     say(f"waiting for {manifest.part_name}: {' '.join(manifest.command)[:200]}")

@@ -22,9 +22,12 @@ from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.jars import Jar
 from services.stack.parts import GUESTS, Part
+from services.storage.postgres import connect
 
 # Java sources need a compiler, which a runtime has not: Eclipse's, one jar.
 ECJ: Final = Jar("org.eclipse.jdt", "ecj", "3.43.0", "c786468c65e906498e7e36ece4e0d04c6d3dd34c9a61b34a3a5b512801911a82")
+_TABLES: Final = Path(__file__).parent.parent / "payments" / "schema" / "common.sql"
+_RESERVED: Final = ("public", "user", "all", "order", "table", "group", "default", "primary", "references")
 _WAIT_S: Final = 10.0
 _BUILD_S: Final = 120.0
 _QUIET: Final = {"log_level": 0, "error_cb": lambda _: None}
@@ -73,6 +76,8 @@ def read_manifest(file: Path) -> Manifest:
         raise StackError(f"{file}: {error.strerror}") from None
     except msgspec.DecodeError as error:
         raise StackError(f"{file}: {error}") from None
+    if manifest.name in _RESERVED or manifest.name.startswith("pg_"):
+        raise StackError(f"{file}: the name {manifest.name!r} is a word of SQL: choose another")
     if manifest.name in CONSUMER_ARMS or manifest.name in PUBLISHER_ARMS:
         raise StackError(f"{file}: the name {manifest.name!r} is taken by an arm of the lab")
     for word in (*manifest.command, *manifest.build, *manifest.environment.values()):
@@ -156,6 +161,19 @@ def environment(manifest: Manifest, home: Home) -> dict[str, str]:
         "LAB_OUT": str(home.run / "own" / manifest.name),
         **manifest.environment,
     }
+
+
+async def make_tables(postgres: str, arm: ConsumerArm) -> None:
+    """A schema of its own in the database `payments`, with the tables that the auditor reads of every arm.
+
+    Raises what asyncpg raises.
+    """
+    connection = await connect(postgres, "payments", name="own")
+    try:
+        await connection.execute("SET client_min_messages = warning")
+        await connection.execute(_TABLES.read_text().replace("{schema}", arm.schema))  # the manifest's name was checked
+    finally:
+        await connection.close(timeout=1)
 
 
 def start_here(bootstrap: str, arm: ConsumerArm) -> None:
