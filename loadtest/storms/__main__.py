@@ -17,7 +17,7 @@ from typing import Final
 import msgspec
 
 from loadtest.storms import page
-from loadtest.storms.bench import Bench, Stopped
+from loadtest.storms.bench import CAUGHT_UP_S, Bench, Stopped
 from loadtest.storms.proof import FILE, Proof, Result, left, read, write
 from loadtest.storms.table import PROOFS
 from services.stack import client, control
@@ -94,6 +94,7 @@ def _carry_out(home: Home, proof: Proof, seed: int) -> Result:
     bench, began, stopped = Bench(home, proof, seed, say), time.monotonic(), ""
     try:
         bench.all_ready()
+        bench.drained(CAUGHT_UP_S)  # this lab may have run without these arms
         proof.run(bench)
     except (Stopped, StackError, client.NotUp, client.Refused) as error:
         stopped = str(error)

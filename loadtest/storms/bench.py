@@ -26,6 +26,7 @@ from services.storage.postgres import connect
 
 READY_S: Final = 120.0
 DRAIN_S: Final = 180.0
+CAUGHT_UP_S: Final = 600.0
 LOOK_S: Final = 0.2
 _LAB: Final = Path(sys.executable).with_name("lab")
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
-from loadtest.storms.bench import Bench
+from loadtest.storms.bench import CAUGHT_UP_S, Bench
 from loadtest.storms.proof import Proof
 from services.broker.reader import bounds, committed
 from services.broker.topics import MAIN_TOPICS
@@ -34,6 +34,7 @@ Done = Callable[[], bool]
 def arm(name: str, bench: Bench) -> None:
     """One of two replicas of a consumer arm."""
     part = f"arm.{name}"
+    caught_up(bench, name)
     bench.scale(part, 2)
     bench.all_ready()
     _freeze(bench, f"{part}#0", lambda: main_topics_read(bench, CONSUMER_ARMS[name].group))
@@ -84,6 +85,11 @@ def _freeze(bench: Bench, process: str, watch: Callable[[], Done] | None) -> Non
         name for name, now in bench.processes().items() if name in before if now["restarts"] > before[name]["restarts"]
     }
     bench.found("processes that ended by themselves", ", ".join(sorted(again)) or "none")
+
+
+def caught_up(bench: Bench, name: str) -> None:
+    """Wait until the arm has read what is there: also an arm that nobody waits for otherwise."""
+    bench.until(main_topics_read(bench, CONSUMER_ARMS[name].group), f"{name} to have caught up", CAUGHT_UP_S)
 
 
 def main_topics_read(bench: Bench, group: str) -> Done:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Final
 
 from loadtest.storms.bench import Bench
-from loadtest.storms.freezes import AFTER_S, EFFECTS_SHARE, FROZEN_S, RATE, SESSION_S, main_topics_read
+from loadtest.storms.freezes import AFTER_S, EFFECTS_SHARE, FROZEN_S, RATE, SESSION_S, caught_up, main_topics_read
 from loadtest.storms.proof import Proof
 from services.domain.arms import CONSUMER_ARMS
 
@@ -28,6 +28,7 @@ def zombie(name: str, bench: Bench) -> None:
     """Freeze the only process in its gap, start another one, thaw the first when the other one has taken over."""
     part, began_at = f"arm.{name}", datetime.now(UTC)
     frozen, gap = f"{part}#0", _GAPS[name]
+    caught_up(bench, name)
     with bench.load(RATE, 600, effects_share=EFFECTS_SHARE) as load:
         bench.until(lambda: load.snapshot().acknowledged > RATE, "a second's requests", 60)
         if gap:
