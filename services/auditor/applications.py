@@ -31,12 +31,17 @@ class Known(msgspec.Struct, frozen=True):
     published: Published
     messages: Collection[Key]  # whom an effect that names no run may belong to
     lives: Mapping[str, str]  # whose process a life is of
+    firsts: Mapping[tuple[str, int], int] = {}  # the first offset that is still there, of each partition
+
+    def dropped(self, key: Key, at: Coordinates) -> bool:
+        """Whether the record that an application was for may have been one that the broker has dropped."""
+        return not self.published.copies[key] and at.offset < self.firsts.get((at.topic, at.partition), 0)
 
 
 def applications(stores: Stores, arm: ConsumerArm, effect: str, known: Known) -> Applications:
     """The reader of an arm's effect."""
     if effect == "output":
-        return _InTopic(stores, arm, known.published)
+        return _InTopic(stores, arm, known)
     return _InStore(stores, arm, effect, known)
 
 
@@ -72,6 +77,8 @@ class _InStore:
     async def _take(self, stream: AsyncIterator[Application]) -> Applied:
         taken = Applied({}, {}, {})
         async for found in stream:
+            if self._known.dropped(found.key, found.at):
+                continue
             if why := wrong(self._arm.name, self._effect, self._known, found):
                 taken.wrong.setdefault(found.key, why)
                 continue
@@ -84,9 +91,9 @@ class _InStore:
 class _InTopic:
     """Counted by the record that each output came from, as its readers see them: committed transactions only."""
 
-    def __init__(self, stores: Stores, arm: ConsumerArm, published: Published) -> None:
+    def __init__(self, stores: Stores, arm: ConsumerArm, known: Known) -> None:
         self._kafka, self._run, self._topic = stores.settings.kafka, stores.run, arm.output_topic
-        self._published = published
+        self._published, self._known = known.published, known
         self._ends: Offsets = {}
 
     async def read(self) -> Applied:
@@ -114,5 +121,6 @@ class _InTopic:
     def _by_message(self, origins: Mapping[Coordinates, int]) -> Applied:
         of, places, several = Counter[Key](), self._published.places(), self._published.copies.repeated()
         for at, count in origins.items():
-            of[places.get(at, at)] += count
+            if not self._known.dropped(places.get(at, at), at):
+                of[places.get(at, at)] += count
         return Applied(of, {at: count for at, count in origins.items() if places.get(at) in several})

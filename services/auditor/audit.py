@@ -28,7 +28,7 @@ from services.auditor.judge import (
 )
 from services.auditor.ledger import ClientLedger
 from services.auditor.stores import Stores, Unreachable, reaching
-from services.broker.reader import Bounds, Offsets, TopicReader, bounds
+from services.broker.reader import Bounds, Offsets, Partition, TopicReader, bounds
 from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS, ConsumerArm, PublisherArm
 from services.domain.audit import AuditDocument, AuditRow
 from services.domain.messages import Coordinates, Kind
@@ -69,6 +69,7 @@ class _Audit:
         self._kafka = stores.settings.kafka
         self._promised: dict[str, dict[Key, bytes]] = {}  # by database: messages with an intent, and what it says
         self._truncated: set[str] = set()
+        self._firsts: dict[Partition, int] = {}
         self._out_of_scope = 0
         self._undecodable = 0
 
@@ -124,7 +125,9 @@ class _Audit:
                 self._say(f"the intents of {arm.producer(kind)}")
                 intents, answers = await self._stores.intents(arm, kind), self._client.answers(arm, kind)
                 self._promised[arm.database(kind)] = intents.promised
-                unasked = without_a_line(answers, intents, self._client.runs)
+                # a line that was cut may have been the one that is missed
+                runs = set[bytes]() if self._client.skipped else self._client.runs
+                unasked = without_a_line(answers, intents, runs)
                 row = AuditRow(hop="accept", arm=arm.name, effect="intent")
                 judged.append((answers, intents.by_key, judge_accept(row, answers, intents, unasked)))
         await self._read_ledger()
@@ -155,6 +158,7 @@ class _Audit:
         with reaching("Kafka"):
             limits = await asyncio.to_thread(bounds, self._kafka, [arm.topic(kind) for kind in arm.kinds])
             published = await self._topics(arm, starts, limits.ends)
+        self._firsts |= limits.firsts
         self._truncated.update(f"{topic}/{number}" for (topic, number), offset in limits.firsts.items() if offset > 0)
         self._undecodable += published.undecodable
         return PublishLook(outbox, published), limits
@@ -180,7 +184,8 @@ class _Audit:
     ) -> list[Case]:  # fmt: skip
         """What the arm holds, then what it did; and both again for what was seen in neither."""
         self._say(f"the arm {arm.name}")
-        holdings, known = await finish(self._stores, arm, start), Known(published, self._known(published), lives)
+        holdings = await finish(self._stores, arm, start)
+        known = Known(published, self._known(published), lives, self._firsts)
         cases = []
         for effect in arm.effects:
             self._say(f"the arm {arm.name}, {effect}")

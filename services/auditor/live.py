@@ -158,6 +158,7 @@ class Live:
         self._many: dict[tuple[int, Key], int] = {}  # counts that are too large to be packed
         self._main = self.published.get(DEFAULT_PUBLISHER, Published())
         self._known = Known(self._main, (), {})
+        self.heads: Mapping[tuple[str, int], int] = {}  # the first offset that is still there, of each partition
 
     def _promised(self, arm: PublisherArm) -> ChainMap[Key, bytes]:
         return ChainMap(*(place.intents.promised for place in self._publishers if place.arm is arm))
@@ -206,7 +207,9 @@ class Live:
 
     def take_application(self, arm: str, effect: str, found: Application, now: float) -> None:
         """An effect was applied."""
-        cell = self._cells[arm, effect]
+        cell, at = self._cells[arm, effect], found.at
+        if not self._main.copies[found.key] and at.offset < self.heads.get((at.topic, at.partition), 0):
+            return  # its record may be one that the broker has dropped
         if found.key not in self._main.wanting(effect):
             cell.early.setdefault(found.key, []).append(found)
             cell.orphans.setdefault(found.key, now)

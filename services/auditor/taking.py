@@ -42,6 +42,7 @@ class Taking:
         self._own = [topic for arm in consumers for topic in (*arm.retry_topics, arm.redelivery_topic) if topic]
         self._heads: Offsets = {}
         self._heads_due = self._count_due = 0.0
+        self._rows: dict[str, int] = {}  # by store, when they were counted last
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -53,7 +54,6 @@ class Taking:
         self._pending: dict[str, dict[int, Application]] = {arm.name: {} for arm in self._consumers}
         self._calls = Cursor(0)
         self._main, self._out = Tail(self._settings.kafka), Tail(self._settings.kafka, stable=True)
-        self._rows: dict[str, int] = {}
         self.behind = True  # there was more than a look takes in
 
     @property
@@ -83,8 +83,8 @@ class Taking:
         await self._new_applications(now)
         await self._new_outputs(now)
         await self._details()
-        if await self._fewer():
-            self._begin_again()
+        if not self.behind and time.monotonic() >= self._count_due:
+            await self.count_rows()
         answers = {
             (arm.name, kind.name): self.client.answers(arm, kind) for arm in self._publishers for kind in arm.kinds
         }
@@ -116,6 +116,7 @@ class Taking:
             if now >= self._heads_due:
                 self._heads = await asyncio.to_thread(self._broker.firsts, self._topics)
                 self._heads_due = now + _LOOK_AT_HEADS_S
+            self.live.heads = self._heads
             ends = await asyncio.to_thread(self._broker.ends, self._topics)
             news = self._main.read_to(ends, self._heads)
             while records := await asyncio.to_thread(_some, news):
@@ -200,10 +201,8 @@ class Taking:
             for key, places in applied.items():
                 self.live.take_records_applied(name, effect, key, places)
 
-    async def _fewer(self) -> bool:
-        """Whether a store has fewer rows than it had: something was taken away, and all is to be read again."""
-        if self.behind or time.monotonic() < self._count_due:
-            return False
+    async def count_rows(self) -> None:
+        """Where a store has fewer rows than it had, something was taken away: then all is read again."""
         began = time.monotonic()
         counted = {"provider": (await self._fetch(self._settings.ledger, "provider", "applications_count"))[0][0]}
         for arm in self._consumers:
@@ -215,8 +214,9 @@ class Taking:
         took_s = time.monotonic() - began
         self._count_due = time.monotonic() + max(_COUNT_S, _COUNT_SHARE * took_s)
         fewer = any(count < self._rows.get(name, 0) for name, count in counted.items())
+        if fewer:
+            self._begin_again()
         self._rows = counted
-        return fewer
 
     def _may_be_behind(self, rows: Collection[Any], cursor: Cursor[Any]) -> None:
         self.behind = self.behind or len(rows) >= _ROWS

@@ -121,6 +121,9 @@ def judge_run(
     judgements = [judge_.judge(row, document.dead_letter_causes.get(row.name, {})) for row in rows]
     controls = {str(control): control.found(rows) for control in terms.controls}
     reasons = [*doubts, *_shown_too_little(terms, chances, controls)]
+    if unknown := sum(row.uncertain for row in rows if row.hop == "publish"):
+        gone = ", ".join(document.truncated)
+        reasons.append(f"{unknown} publications cannot be known: the broker has dropped the first records of {gone}")
     if not document.closes:
         reasons.append("the law does not close")
     verdicts = [judgement.verdict for judgement in judgements]

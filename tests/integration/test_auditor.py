@@ -23,6 +23,7 @@ from services.domain.arms import PUBLISHER_ARMS, ConsumerArm, Promise, Publisher
 from services.domain.audit import AuditDocument, AuditRow, Evidence
 from services.domain.effects import EFFECTS
 from services.domain.messages import KINDS, ORDERS, Coordinates, Kind, digest, message_id_of, record_headers
+from services.domain.verdict import Chances, Terms, judge_run
 from services.settings import Settings
 from services.storage.postgres import connect
 
@@ -613,6 +614,37 @@ async def test_a_publisher_arm_is_judged_by_its_own_databases_and_topic(world: W
     else:
         assert (found.lost, found.waiting, found.also_held) == (1, 1, 1)
         assert named == expected
+
+
+async def test_where_the_head_of_a_topic_was_deleted_nothing_is_called_lost(world: World) -> None:
+    async with publisher_of(world, "until_confirmed") as (arm, database):
+        topic = arm.topic(ORDERS)
+        for name in ("dropped", "there"):
+            message_id = uuid4()
+            promised = digest(ORDERS.type, value_of(message_id, ORDERS))
+            await database.execute(INTENT, message_id, f"{world.run}-{name}", world.run, promised, "")
+            world.produce(topic, world.headers(message_id, ORDERS))
+        admin = AdminClient({"bootstrap.servers": world.settings.kafka})
+        (gone,) = admin.delete_records([TopicPartition(topic, 0, 1)]).values()
+        gone.result()
+        document = await audit(world.settings, world.run, ledger=world.ledger, arms=[], publishers=[arm])
+    found = row(document, "publish", "publication")
+    assert (found.expected, found.applied_once, found.uncertain, found.lost) == (2, 1, 1, 0)
+    assert document.truncated == [f"{topic}/0"]
+    verdict = judge_run(document, Chances(seen={}), Terms(promises={}))
+    assert verdict.verdict == "INCONCLUSIVE"
+    assert "1 publications cannot be known" in verdict.reasons[0]
+
+
+async def test_a_ledger_that_was_cut_in_the_middle_of_a_line_makes_nothing_up(world: World) -> None:
+    file = world.ledger / f"{world.run}.jsonl"
+    lines = file.read_bytes().splitlines(keepends=True)
+    file.write_bytes(b"".join([*lines[:4], lines[4][:30], *lines[5:]]))  # the third key's call, and the line after it
+    document = await world.audit()
+    found = row(document, "accept", "intent")
+    assert document.ledger_lines_skipped == 1
+    assert (found.lost, found.unexpected, document.out_of_scope) == (0, 0, 1)
+    assert evidence(document) == []
 
 
 async def test_publisher_arms_never_mix(world: World) -> None:

@@ -1,0 +1,203 @@
+"""The auditor while the lab runs, on real stores: what is new is taken in, late commits too, and findings outlive it.
+
+The stores are shared and hold other tests' messages: every case looks at its own ones.
+"""
+
+import asyncio
+import os
+import signal
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import Popen
+from uuid import UUID, uuid4
+
+import asyncpg
+import msgspec
+import pytest
+
+from services.auditor.live import GRACE_S, Found
+from services.auditor.taking import Taking
+from services.domain.arms import PUBLISHER_ARMS
+from services.domain.audit import AuditDocument
+from services.domain.messages import ORDERS
+from services.settings import Settings
+from services.storage.postgres import connect
+from tests.integration.test_auditor import World, opened
+
+OUTBOX = PUBLISHER_ARMS["outbox"]
+
+
+class Watch:
+    """Passes of a live audit over a world; time is made to pass by saying so."""
+
+    def __init__(self, world: World, home: Path) -> None:
+        self.world, self.ahead_s = world, 0.0
+        settings = msgspec.structs.replace(world.settings, home=str(home))
+        self.taking = Taking(settings, [OUTBOX], [world.arm])
+        self.bad: dict[tuple[str, str, UUID], int] = {}  # effect, state, message
+
+    async def look(self) -> None:
+        """Take in all there is, and judge it now and a grace later."""
+        held = await self.taking.look()
+        while self.taking.behind:
+            held = await self.taking.look()
+        for _ in range(2):
+            done = self.taking.live.judge(held, time.time() + self.ahead_s)
+            assert all(row.unexplained == 0 and row.expected == row.accounted() for row in done.rows)
+            for found in done.found:
+                self._note(found)
+            self.ahead_s += GRACE_S
+
+    def _note(self, found: Found) -> None:
+        hop, arm, effect = found.row.split("/")
+        if (hop, arm) == ("process", self.world.arm.name) and isinstance(found.key, bytes):
+            self.bad[effect, found.state, UUID(bytes=found.key)] = found.many
+
+    def about(self, message_id: UUID) -> dict[tuple[str, str], int]:
+        """What is bad about a message by now."""
+        return {place[:2]: many for place, many in self.bad.items() if place[2] == message_id and many}
+
+
+@pytest.fixture
+async def watch(settings: Settings, tmp_path: Path) -> AsyncIterator[Watch]:
+    (tmp_path / "ledger").mkdir()
+    async with opened(World(settings, tmp_path / "ledger")) as world:
+        watching = Watch(world, tmp_path)
+        await watching.look()
+        yield watching
+        await watching.taking.close()
+
+
+async def test_what_is_lost_doubled_and_made_up_is_found_and_a_loss_can_be_taken_back(watch: Watch) -> None:
+    world = watch.world
+    assert not any(watch.about(message.id) for message in world.messages)
+    late, ghost = await world.seed(ORDERS, apply=False), uuid4()
+    await world.apply(world.messages[0], "charge")
+    await world.apply(msgspec.structs.replace(world.messages[1], id=ghost), "record")
+    await world.commit()
+    await watch.look()
+    assert watch.about(late.id) == {(effect, "lost"): 1 for effect in world.arm.effects}
+    assert watch.about(world.messages[0].id) == {("charge", "duplicated"): 1}
+    assert watch.about(ghost) == {("record", "unexpected"): 1}
+    await world.apply(late, "record")
+    await watch.look()
+    assert watch.about(late.id) == {("charge", "lost"): 1, ("email", "lost"): 1}
+
+
+async def test_a_row_that_was_taken_away_is_missed(watch: Watch) -> None:
+    victim = watch.world.messages[2]
+    await watch.taking.count_rows()
+    await watch.world.payments("DELETE FROM {schema}.records WHERE message_id = $1", victim.id)
+    await watch.taking.count_rows()
+    await watch.look()
+    assert watch.about(victim.id) == {("record", "lost"): 1}
+
+
+async def test_an_effect_that_commits_late_is_not_skipped(watch: Watch) -> None:
+    world = watch.world
+    late = await world.seed(ORDERS, apply=False)
+    other = await connect(world.settings.postgres, "payments", name="test")
+    transaction = other.transaction()
+    await transaction.start()
+    first, world.databases["payments"] = world.databases["payments"], other
+    await world.apply(late, "record")  # it draws its number now and commits after the rows below
+    world.databases["payments"] = first
+    early = await world.seed(ORDERS)
+    await world.commit()
+    await watch.look()
+    assert watch.about(early.id) == {}
+    assert ("record", "lost") in watch.about(late.id)
+    await transaction.commit()
+    await other.close()
+    await watch.look()
+    assert ("record", "lost") not in watch.about(late.id)
+
+
+@contextmanager
+def auditor(settings: Settings, home: Path) -> Iterator[Callable[[str], str]]:
+    """The process, ready; the block asks it by path."""
+    (home / "logs").mkdir(exist_ok=True)
+    port = 21_999 + os.getpid() % 1_000
+    environment = {
+        **os.environ, "LAB_PROCESS": "auditor", "LAB_HOME": str(home), "LAB_ADMIN_PORT": str(port),
+        "LAB_POSTGRES": settings.postgres, "LAB_LEDGER": settings.ledger, "LAB_KAFKA": settings.kafka,
+        "LAB_CONSUMERS": "at_least_once", "LAB_LOG_FILE": str(home / "logs" / "auditor.log"),
+    }  # fmt: skip
+
+    def ask(path: str) -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            text: str = answer.read().decode()
+            return text
+
+    process = Popen([sys.executable, "-m", "services.auditor"], env=environment)
+    try:
+        deadline = time.monotonic() + 60
+        while not _answers(ask, "/readyz"):
+            assert process.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        yield ask
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(15) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def _answers(ask: Callable[[str], str], path: str) -> bool:
+    try:
+        return bool(ask(path))
+    except (OSError, urllib.error.HTTPError):
+        return False
+
+
+def counted(metrics: str) -> float:
+    """Ghosts among the records of at_least_once that were ever found."""
+    wanted = 'delivery_audit_unexpected_total{arm="at_least_once",effect="record",hop="process"}'
+    (line,) = (line for line in metrics.splitlines() if line.startswith(wanted))
+    return float(line.split()[-1])
+
+
+async def test_the_process_finds_a_ghost_and_its_counters_outlive_it(settings: Settings, tmp_path: Path) -> None:
+    payments = await connect(settings.postgres, "payments", name="test")
+    ghost = uuid4()
+    ask: Callable[[str], str]
+    try:
+        with auditor(settings, tmp_path) as ask:
+            before = counted(ask("/metrics"))
+            await payments.execute(
+                """INSERT INTO at_least_once.records (message_id, run, type, business_id, customer_id, amount_cents,
+                                                      currency, topic, partition, "offset", life)
+                   VALUES ($1, 'r', 't', 'b', 'c', 1, 'EUR', 'orders.v1', 0, 0, gen_random_uuid())""",
+                ghost,
+            )  # fmt: skip
+            deadline = time.monotonic() + 60
+            while counted(ask("/metrics")) <= before:
+                assert time.monotonic() < deadline
+                await asyncio.sleep(0.5)
+            live = msgspec.json.decode(ask("/live"), type=AuditDocument)
+            assert str(ghost) in {item.message_id for item in live.evidence if item.state == "unexpected"}
+            assert live.closes
+            stands = counted(ask("/metrics"))
+        with auditor(settings, tmp_path) as ask:
+            assert counted(ask("/metrics")) >= stands
+    finally:
+        await payments.execute("DELETE FROM at_least_once.records WHERE message_id = $1", ghost)
+        await payments.close()
+
+
+async def test_the_reader_may_look_at_what_was_found_and_touch_nothing(settings: Settings) -> None:
+    address = settings.ledger.replace("//lab:", "//reader:")
+    reader = await asyncpg.connect(f"{address}/auditor")
+    try:
+        await reader.fetch("SELECT * FROM verdicts")
+        await reader.fetch("SELECT * FROM findings LIMIT 1")
+        with pytest.raises(asyncpg.PostgresError):
+            await reader.execute("DELETE FROM findings")
+    finally:
+        await reader.close()
