@@ -20,41 +20,50 @@ REPLAYED_INTO: Final = "effectively_once"  # where redrives and replays go: what
 
 
 class Provocation(msgspec.Struct, frozen=True):
-    """What makes a place be passed that a calm run does not pass. `causes`: of the dead letters that come of it."""
+    """What makes a place be passed that a calm run does not pass.
+
+    `causes`: of the dead letters that come of it, each with its arm (empty: of any).
+    """
 
     gloss: str
     arms: tuple[tuple[str, str], ...] = ()  # failpoint and action, armed while the load runs
     poison: bool = False  # a record a second that is no event
     redriven: str = ""  # the arm whose letters are redriven all the time
-    causes: tuple[str, ...] = ()
+    causes: tuple[tuple[str, str], ...] = ()
 
 
 _NO_ID: Final = "no_message_id"  # what a poison record is dead-lettered for
 CALM: Final = Provocation("")
-POISON: Final = Provocation("a poison record a second", poison=True, causes=(_NO_ID,))
+POISON: Final = Provocation("a poison record a second", poison=True, causes=(("", _NO_ID),))
 LATE_COMMITS: Final = Provocation(
     "one request in three commits 0.3 s late",
     arms=(("accept.after_insert_before_commit", "delay:300 p=0.33 arm=id_cursor"),),
 )
 
 
+# It tries again in place and has no circuit breaker: what was tried as often as is allowed, it gives up.
+OUTAGE: Final = Provocation(
+    "kafka_transactions may give up what it tried 6 times", causes=(("kafka_transactions", "attempts"),)
+)
+
+
 def failing(arm: str) -> Provocation:
     """Messages of the arm fail in a way that passes."""
     armed = ("provider.before_applying", f"error:http_503 p=0.35 arm={arm}")
-    return Provocation("the provider answers 503 to one call in three", arms=(armed,), causes=("attempts",))
+    return Provocation("the provider answers 503 to one call in three", arms=(armed,), causes=((arm, "attempts"),))
 
 
 def going_round(arm: str) -> Provocation:
     """Letters that the arm's lane dead-letters again."""
     return Provocation(
-        "a poison record a second, redriven again and again", poison=True, redriven=arm, causes=(_NO_ID,)
+        "a poison record a second, redriven again and again", poison=True, redriven=arm, causes=(("", _NO_ID),)
     )
 
 
 def refused(arm: str) -> Provocation:
     """Letters of the arm that can be applied when they are sent again."""
     armed = ("provider.before_applying", f"error:http_400 p=0.3 arm={arm}")
-    return Provocation("the provider refuses one call in three", arms=(armed,), causes=("refused",))
+    return Provocation("the provider refuses one call in three", arms=(armed,), causes=((arm, "refused"),))
 
 
 class Cell(msgspec.Struct, frozen=True, kw_only=True):
@@ -150,6 +159,8 @@ def needs_of(failpoint: str, process: str) -> Provocation:
         return failing(arm_of(process))
     if failpoint == _LETTERS:
         return POISON
+    if process == "provider":
+        return OUTAGE
     if process == REDRIVE:
         return refused(REPLAYED_INTO)
     return LATE_COMMITS if process == "id_cursor" else CALM
@@ -184,10 +195,9 @@ class Round(msgspec.Struct, frozen=True):
 
     cells: tuple[Cell, ...]
 
-    @property
-    def causes(self) -> frozenset[str]:
-        """Why messages may be dead-lettered in it."""
-        return frozenset(cause for cell in self.cells for cause in cell.needs.causes)
+    def causes(self, arm: str) -> frozenset[str]:
+        """Why messages of the arm may be dead-lettered in it."""
+        return frozenset(cause for cell in self.cells for whose, cause in cell.needs.causes if whose in ("", arm))
 
 
 def apart(one: Cell, other: Cell) -> bool:

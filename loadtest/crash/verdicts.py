@@ -65,8 +65,9 @@ def _verdict(cell: Cell, done: Sequence[Done], rows: Sequence[AuditRow], broken:
 
 def _broken(round_: Round, outcome: Outcome) -> Iterator[str]:
     """Broken promises of any arm, struck or not: all of them hold in every round."""
-    judged = judge_run(outcome.audited, Chances(), Terms(declared=round_.causes))
-    for row, judgement in zip(outcome.audited.rows, judged.judgements, strict=True):
+    for number, row in enumerate(outcome.audited.rows):
+        judged = judge_run(outcome.audited, Chances(), Terms(declared=round_.causes(row.arm)))
+        judgement = judged.judgements[number]
         if judgement.verdict == "FAIL":
             yield f"{row.name}: {judgement.why}"
         elif row.unexplained:

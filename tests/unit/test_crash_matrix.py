@@ -129,6 +129,16 @@ def test_dead_letters_are_allowed_for_the_causes_that_the_cell_declares() -> Non
     assert told(cell, rows, letters="refused").verdict == "FAIL"
 
 
+def test_an_arm_may_give_up_only_what_the_cell_says_of_that_arm() -> None:
+    cell = BY_NAME["provider.before_applying/provider"]
+    broken = [row("stock_faust", lost=1), row("at_most_once", lost=1)]
+    assert (
+        told(cell, [*broken, row("kafka_transactions", "output", dead_lettered=1)], letters="attempts").verdict
+        == "PASS"
+    )
+    assert told(cell, [*broken, row("at_least_once", dead_lettered=1)], letters="attempts").verdict == "FAIL"
+
+
 def test_what_was_not_struck_or_did_not_break_is_not_done() -> None:
     assert told(HOLDS, [row("effectively_once")], acted=0).verdict == "INCONCLUSIVE"
     assert told(HOLDS, [row("effectively_once")], passes=0).why.startswith("not passed")
