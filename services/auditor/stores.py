@@ -225,19 +225,24 @@ class Connections:
 
     def __init__(self) -> None:
         self._open: dict[str, Any] = {}
+        self._turn = asyncio.Lock()  # a connection does one thing at a time
 
     async def fetch(self, server: str, database: str, query: str, *arguments: Any) -> list[Any]:
         """All rows of a query. Raises Unreachable; the connection is made anew at the next one."""
         with reaching(f"the database {database}"):
-            try:
-                if database not in self._open:
-                    self._open[database] = await connect(server, database, name="auditor")
-                rows: list[Any] = await self._open[database].fetch(query, *arguments, timeout=_WAIT_S)
-            except BaseException:
-                if (broken := self._open.pop(database, None)) is not None:
-                    broken.terminate()
-                raise
-            return rows
+            async with self._turn:
+                return await self._ask(server, database, query, *arguments)
+
+    async def _ask(self, server: str, database: str, query: str, *arguments: Any) -> list[Any]:
+        try:
+            if database not in self._open:
+                self._open[database] = await connect(server, database, name="auditor")
+            rows: list[Any] = await self._open[database].fetch(query, *arguments, timeout=_WAIT_S)
+        except BaseException:
+            if (broken := self._open.pop(database, None)) is not None:
+                broken.terminate()
+            raise
+        return rows
 
     async def close(self) -> None:
         """Let go of all."""
