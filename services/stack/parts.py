@@ -124,7 +124,7 @@ PARTS: Final[Mapping[str, Part]] = {
             memory_mb=200,
             optional=True,
         ),
-        Part(name="zipkin", kind="zipkin", gloss="traces", port=12, memory_mb=500, optional=True),
+        Part(name="zipkin", kind="zipkin", gloss="traces", port=12, memory_mb=600, optional=True),
         Part(
             name="console",
             kind="service",
