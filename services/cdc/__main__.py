@@ -10,7 +10,7 @@ import uvloop
 from services.bootstrap import start_process
 from services.broker.producer import BatchProducer
 from services.broker.publishing import run_publisher
-from services.cdc.publisher import Publisher
+from services.cdc.publisher import CdcPublisher
 from services.domain.arms import PUBLISHER_ARMS
 from services.domain.messages import ORDERS
 
@@ -22,8 +22,8 @@ def main(arguments: list[str]) -> None:
     process, arm = start_process(), PUBLISHER_ARMS["cdc"]
     database, topic = arguments or (arm.database(ORDERS), arm.topic(ORDERS))
 
-    def make(producer: BatchProducer, stopping: asyncio.Event) -> Publisher:
-        return Publisher(database, topic, process, producer, stopping)
+    def make(producer: BatchProducer, stopping: asyncio.Event) -> CdcPublisher:
+        return CdcPublisher(database, topic, process, producer, stopping)
 
     uvloop.run(run_publisher(process, make))
 

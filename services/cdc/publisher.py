@@ -17,7 +17,7 @@ import psycopg2
 from services.broker.publishing import STATEMENT_S, Publisher, Sent
 from services.cdc.pgoutput import Inserted
 from services.cdc.stream import Batch, Stream, open_stream
-from services.storage.postgres import AWAY, statements
+from services.storage.postgres import statements
 from services.storage.slots import ensure_slot
 
 LOOK_EVERY_S: Final = 0.5
@@ -40,7 +40,7 @@ class CdcPublisher(Publisher):
 
     arm = "cdc"
     sql = _SQL
-    away = (*AWAY, psycopg2.Error)
+    away = (*Publisher.away, psycopg2.Error)
 
     async def publish(self, connection: Any) -> None:
         """Make the slot if there is none, publish what only a lost one knew of, then what the stream says."""

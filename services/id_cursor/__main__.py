@@ -10,7 +10,7 @@ from services.broker.producer import BatchProducer
 from services.broker.publishing import run_publisher
 from services.domain.arms import PUBLISHER_ARMS
 from services.domain.messages import ORDERS
-from services.id_cursor.publisher import Publisher
+from services.id_cursor.publisher import IdCursorPublisher
 
 
 def main(arguments: list[str]) -> None:
@@ -18,8 +18,8 @@ def main(arguments: list[str]) -> None:
     process, arm = start_process(), PUBLISHER_ARMS["id_cursor"]
     database, topic = arguments or (arm.database(ORDERS), arm.topic(ORDERS))
 
-    def make(producer: BatchProducer, stopping: asyncio.Event) -> Publisher:
-        return Publisher(database, topic, process, producer, stopping)
+    def make(producer: BatchProducer, stopping: asyncio.Event) -> IdCursorPublisher:
+        return IdCursorPublisher(database, topic, process, producer, stopping)
 
     uvloop.run(run_publisher(process, make))
 
