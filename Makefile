@@ -8,7 +8,7 @@ COMPILE := -q --universal --python-version 3.11 --generate-hashes --no-emit-inde
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 	$$p -c 'import sys, venv; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && { echo $$p; break; }; done)
 
-.PHONY: help setup demo test check format up down lock clean proof blackout soak crash docs storms
+.PHONY: help setup demo test check format up down lock clean proof blackout soak crash docs storms boards shots
 
 help: ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -55,8 +55,12 @@ format: $(VENV)/.dev ## format and sort imports
 boards: $(VENV)/.dev ## make dashboards/generated from the code
 	$(BIN)/python -m dashboards.generate
 
+shots: $(VENV)/.dev ## pictures of the boards of the running lab into docs/boards
+	$(BIN)/python -m dashboards.screenshots
+
 docs: $(VENV)/.runtime ## make docs/reference.md, docs/semantics.md and docs/telemetry.md from the code
 	$(BIN)/python -m lab.reference
+	$(BIN)/python -m dashboards.page
 	$(BIN)/python -m lab.semantics
 	$(BIN)/python -m lab.numbers
 

@@ -15,6 +15,7 @@ import yaml
 
 from dashboards import generate, rules
 from dashboards.layout import CONSOLE
+from dashboards.page import FILE, page
 from dashboards.profiles import DEMO, PROFILES, Profile
 from services.telemetry.catalogue import METRICS
 from tests.dashboards.promql import faults_of
@@ -418,3 +419,7 @@ def test_no_two_rules_make_the_same_alert() -> None:
     for profile in PROFILES:
         most = Counter((a.name, a.severity, a.window) for a in rules.alerts(profile)).most_common(1)
         assert most[0][1] == 1
+
+
+def test_the_page_of_alerts_is_what_the_code_would_write() -> None:
+    assert FILE.read_text() == page(), "out of date: run `make docs`"
