@@ -18,6 +18,14 @@ _COMMIT_EVENTS: Final = ("offset.committed", "transaction.aborted", "offset.rewo
 _LIFE_EVENTS: Final = ("process.started", "process.stopping")
 _ID_FIELDS: Final = ("message.id", "original.message.id")
 
+_ABOUT: Final = (
+    f"((json_extract_string(line, '$.event') IN {_CHUNK_EVENTS} AND json_extract_string(line, '$.topic') = ? "
+    "AND TRY_CAST(json_extract_string(line, '$.partition') AS BIGINT) = ? "
+    "AND ? BETWEEN TRY_CAST(json_extract_string(line, '$.first_offset') AS BIGINT) "
+    "AND TRY_CAST(json_extract_string(line, '$.last_offset') AS BIGINT)) "
+    f"OR (json_extract_string(line, '$.event') IN {_COMMIT_EVENTS} AND contains(line, ?)))"
+)
+
 
 class Files:
     """The span and log files of one lab, as they are now. What is no JSON in them (a server's own log) is left out."""
@@ -51,10 +59,12 @@ class Files:
 
         Each has the place that it is about in `covers`.
         """
-        names = "', '".join((*_CHUNK_EVENTS, *_COMMIT_EVENTS, *_LIFE_EVENTS))
-        every = list(self._lines(self._logs, f"json_extract_string(line, '$.event') IN ('{names}')", "", []))
-        every.sort(key=lambda event: event["time"])
-        return [found for place in places for found in _covering(every, place)]
+        return [found for place in places for found in _covering(self._about(place), place)]
+
+    def _about(self, place: Coordinates) -> list[dict[str, Any]]:
+        """Lines about chunks with the record at this place, and about commits of its partition, by time."""
+        arguments = [place.topic, place.partition, place.offset, f'"{place.topic}/{place.partition}":']
+        return sorted(self._lines(self._logs, _ABOUT, place.topic, arguments), key=lambda event: event["time"])
 
     def lives(self) -> list[dict[str, Any]]:
         """When each life of each process began, and which were asked to end."""
