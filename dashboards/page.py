@@ -15,13 +15,13 @@ Made by `make docs` from dashboards/rules.py and docs/alerts.json; a test fails 
 [rules-demo.yml](../dashboards/generated/rules-demo.yml), which the lab's Prometheus reads, and
 [rules-production.yml](../dashboards/generated/rules-production.yml), the same with thresholds for production.
 
-A broken promise is a *page*; the same where nothing was promised is *info*. What each fires on and is silent for is shown
-on synthetic series by promtool (tests/dashboards/test_rules.py): fires, resolves, silent just below, counters that begin
-anew, gaps in the scrapes, no series. Both files were checked and tested by promtool 2.42, and run by Prometheus 2.42;
+A broken promise is a *page*; the same where nothing was promised is *info*. What each fires on and is silent for is
+shown on synthetic series by promtool (tests/dashboards/test_rules.py): fires, resolves, silent just below, counters
+that begin anew, gaps in the scrapes, no series. promtool 2.42 checks both files, Prometheus 2.42 runs the first;
 Prometheus 3, of the compose stack, has not read them here.
 
-The delay is from the begin of the fault, as the nemesis log has it, to the receipt by the console: `lab alerts test`, on
-two shared cores. For the alerts of which five rounds are measured the median shall be at most {LIMIT_S:g} s.
+The delay is from the begin of the fault, as the nemesis log has it, to the receipt by the console
+(`lab alerts test`, on two shared cores). Where five rounds are measured, the median shall be at most {LIMIT_S:g} s.
 """
 
 
@@ -42,7 +42,8 @@ def _lines() -> Iterator[str]:
         rounds = results.get(name, [])
         median = f"{median_s(rounds):.1f} s" if rounds else "not measured"
         seen = ", ".join(f"{one.delay_s:.1f}" for one in rounds)
-        yield f"| [{name}](../dashboards/runbooks/{name}.md) | {severity} | {demo[0].hold} | {later} | {median} | {seen} |"
+        book = f"[{name}](../dashboards/runbooks/{name}.md)"
+        yield f"| {book} | {severity} | {demo[0].hold} | {later} | {median} | {seen} |"
     yield ""
     yield "## How each was made to fire"
     yield ""
