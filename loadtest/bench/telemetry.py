@@ -26,7 +26,7 @@ from services.stack.parts import PARTS
 RATE: Final = 200.0
 CONNECTIONS: Final = 16
 ARM: Final = "effectively_once"
-COUNTS: Final = {"ingest": 2_000, "consume": 50_000}  # messages at full speed a round
+COUNTS: Final = {"ingest": 8_000, "consume": 50_000}  # messages at full speed a round
 SINK_PORT: Final = 199  # offsets within the block of ports, which ends there
 OTHER_PORT: Final = 198
 OTHER_ADMIN_PORT: Final = 197
@@ -51,6 +51,8 @@ async def _ingest(place: Home, rounds: int, count: int, seconds: float, tell: Te
         part = PARTS["orders"]
         project = Service("project", place, on, (place.port(part.port), place.port(part.admin_port)), count, seconds)
         anchor = Service("anchor", place, off, (place.port(OTHER_PORT), place.port(OTHER_ADMIN_PORT)), count, seconds)
+        for scraped in (project, anchor):  # all the time, as Prometheus does: a round meets its share of scrapes
+            await stack.enter_async_context(scraping(scraped.metrics, SCRAPED_EVERY_S["orders"]))
         return await interleave(rounds, project, anchor, tell)
 
 
@@ -72,15 +74,14 @@ class Service:
         self._place, self._pid, self._seconds = place, child.pid, seconds
         self._port, admin_port = ports
         self._orders = Orders(name, place, self._port, child.pid, count)
-        self._metrics = f"http://{place.bind}:{admin_port}/metrics"
+        self.metrics = f"http://{place.bind}:{admin_port}/metrics"
 
     async def round(self) -> Measured:
         """Full speed, then the steady rate."""
-        async with scraping(self._metrics, SCRAPED_EVERY_S["orders"]):
-            full = await self._orders.round()
-            meter = Meter({"service": self._pid})
-            await send(self._place.bind, self._port, orders(int(RATE * self._seconds)), CONNECTIONS, RATE)
-            return _both(full, meter, "service")
+        full = await self._orders.round()
+        meter = Meter({"service": self._pid})
+        await send(self._place.bind, self._port, orders(int(RATE * self._seconds)), CONNECTIONS, RATE)
+        return _both(full, meter, "service")
 
 
 class Arm:
