@@ -36,6 +36,7 @@ from services.telemetry.vitals import observe_vitals
 
 EVERY_S: Final = 1.0
 AT_MOST_S: Final = 4.0  # between two passes, however long they take
+REMEMBERED: Final = 500_000  # messages of each publisher; older ones that are settled are only counted
 _SHARE: Final = 12  # a pass may take one part in so many of the time
 _TELL_EVERY_S: Final = 20.0  # the logs are read again for it
 _COUNTERS: Final = {
@@ -98,6 +99,7 @@ class Auditor:
         if done.found:
             self._count(await self._findings.totals())
         await self._findings.write_rows(self.at, self.rows)
+        self._taking.live.forget(REMEMBERED, held.answers)
         self._show(done)
         self.took_s = round(time.monotonic() - began, 3)
         await self._tell()

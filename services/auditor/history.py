@@ -53,8 +53,13 @@ class Multimap(Generic[K, V]):
         first, more = self._first[key], self._more.get(key)
         return (first, *more) if more else (first,)
 
+    def drop(self, key: K) -> None:
+        """Forget a key."""
+        self._first.pop(key, None)
+        self._more.pop(key, None)
+
     def keys(self) -> KeysView[K]:
-        """The distinct keys."""
+        """The distinct keys, in the order in which they came."""
         return self._first.keys()
 
     def repeated(self) -> KeysView[K]:
@@ -97,6 +102,17 @@ class Published:
         for effect in _wanted(fields.get(EFFECTS_HEADER, b"record")):
             if effect != "record":
                 self._wanted.setdefault(effect, set()).add(key)
+
+    def is_promised(self, key: Key) -> bool:
+        """Whether there is an intent."""
+        return key in self._promised
+
+    def forget(self, key: Key) -> None:
+        """Let go of a message."""
+        self.copies.drop(key)
+        self.facts.drop(key)
+        for wanting in self._wanted.values():
+            wanting.discard(key)
 
     def wanting(self, effect: str) -> Set[Key]:
         """The distinct messages that want the effect; a record and an output are every message's."""
@@ -155,6 +171,10 @@ class Answers:
         self._of[key] = seen | flags[outcome]
         if self.touched is not None:
             self.touched.add(key)
+
+    def forget(self, key: str) -> None:
+        """Let go of a key."""
+        self._of.pop(key, None)
 
     def outcome(self, key: str) -> Outcome:
         """Acknowledged if any attempt was, else unknown if any was or has no answer, else refused."""

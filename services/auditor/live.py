@@ -9,7 +9,8 @@ the message counts as waiting. Both can be taken back.
 
 from collections import ChainMap, Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set
-from typing import Final, NamedTuple
+from itertools import islice
+from typing import Final, NamedTuple, TypeVar
 
 import msgspec
 
@@ -35,6 +36,8 @@ from services.domain.messages import INJECTED_HEADER, Coordinates, Kind
 GRACE_S: Final = 6.0  # longer than the provider's time-out and the commit's interval together
 _BITS: Final = 4  # of a packed count
 _FULL: Final = (1 << _BITS) - 1
+
+K = TypeVar("K")
 
 
 class Found(NamedTuple):
@@ -159,6 +162,7 @@ class Live:
         self._main = self.published.get(DEFAULT_PUBLISHER, Published())
         self._known = Known(self._main, (), {})
         self.heads: Mapping[tuple[str, int], int] = {}  # the first offset that is still there, of each partition
+        self._floors = dict.fromkeys(self.published, b"")  # by publisher: the newest id that was forgotten
 
     def _promised(self, arm: PublisherArm) -> ChainMap[Key, bytes]:
         return ChainMap(*(place.intents.promised for place in self._publishers if place.arm is arm))
@@ -171,10 +175,48 @@ class Live:
     def __len__(self) -> int:
         return sum(len(published.copies.keys()) for published in self.published.values())
 
+    def forget(self, keep: int, answers: Mapping[tuple[str, str], Answers]) -> None:
+        """Let go of the oldest messages that are settled everywhere, until so many are left of each publisher.
+
+        They stay counted. What happens to one of them later is not seen here any more: a whole audit sees it.
+        """
+        for arm, published in self.published.items():
+            for key in _oldest(published.copies.keys(), keep):
+                if isinstance(key, bytes) and not self._is_open(key):
+                    self._forget(arm, key)
+        for place in self._publishers:
+            said = answers[place.arm.name, place.kind.name]
+            for name in _oldest(place.intents.by_key.keys(), keep):
+                if name in place.accepted:
+                    place.intents.by_key.drop(name)
+                    said.forget(name)
+
+    def _forget(self, arm: str, key: bytes) -> None:
+        self.published[arm].forget(key)
+        self._floors[arm] = max(self._floors[arm], key)
+        for place in self._publishers:
+            if place.arm.name == arm:
+                place.intents.promised.pop(key, None)
+        if arm == DEFAULT_PUBLISHER:
+            self._counts.pop(key, None)
+            for cell in self._cells.values():
+                cell.records.pop(key, None)
+                self._many.pop((cell.shift, key), None)
+
+    def _is_open(self, key: Key) -> bool:
+        rows = (*self._cells.values(), *(place.publish for place in self._publishers))
+        return any(key in row.open or key in row.orphans for row in rows)
+
+    def _is_forgotten(self, arm: str, key: Key) -> bool:
+        """Whether a message that is not known may be one that was forgotten; ids are of their time."""
+        published = self.published[arm]
+        known = published.copies[key] or published.is_promised(key)
+        return not known and isinstance(key, bytes) and key <= self._floors[arm]
+
     def take_intent(self, arm: str, kind: str, message_id: bytes, key: str, digest: bytes, run: str) -> None:
         """An intent."""
         place = self._publisher(arm, kind)
-        if key in place.accepted:
+        if key in place.accepted and place.intents.by_key[key]:
             place.accepted.discard(key)
             place.accept.reopen(key, len(place.intents.by_key[key]), 1)
         place.intents.add(message_id, key, digest, run)
@@ -192,6 +234,8 @@ class Live:
         """A record of a publisher's topic."""
         published = self.published[arm]
         key = key_of_record(record.at, record.headers)
+        if self._is_forgotten(arm, key):
+            return
         place = next(p for p in self._publishers if p.arm.name == arm and p.topic == record.at.topic)
         before = published.count(key, place.topic)
         if arm == DEFAULT_PUBLISHER:
@@ -210,6 +254,8 @@ class Live:
         cell, at = self._cells[arm, effect], found.at
         if not self._main.copies[found.key] and at.offset < self.heads.get((at.topic, at.partition), 0):
             return  # its record may be one that the broker has dropped
+        if DEFAULT_PUBLISHER in self.published and self._is_forgotten(DEFAULT_PUBLISHER, found.key):
+            return
         if found.key not in self._main.wanting(effect):
             cell.early.setdefault(found.key, []).append(found)
             cell.orphans.setdefault(found.key, now)
@@ -402,6 +448,10 @@ class Live:
 
     def _publisher(self, arm: str, kind: str) -> _Publisher:
         return next(p for p in self._publishers if (p.arm.name, p.kind.name) == (arm, kind))
+
+
+def _oldest(keys: Collection[K], keep: int) -> list[K]:
+    return list(islice(keys, max(0, len(keys) - keep)))
 
 
 class Held(msgspec.Struct, frozen=True):

@@ -168,3 +168,24 @@ def test_a_cursor_skips_no_row_that_commits_late_and_takes_none_twice(steps: lis
     committed |= set(running.values())
     taken += cursor.take([n for n in committed if n > cursor.floor], 1e6, xid + 1, xid + 1)
     assert sorted(taken) == list(range(1, number + 1))
+
+
+@settings(deadline=None)
+@given(processes(), st.integers(0, 4))
+def test_what_is_settled_can_be_forgotten_and_stays_counted(told: Told, keep: int) -> None:
+    live, places = Live([OUTBOX], [arm_of("email")]), told.published.places()
+    for at, message in places.items():
+        headers = [("ce_id", str(UUID(bytes=message)).encode()), ("lab-effects", b"record,email")]  # type: ignore[arg-type]
+        live.take_record("outbox", Record(at, headers), 0.0)
+        for _ in range(told.applied.at.get(at, 0)):
+            live.take_application("tried", "email", Application(message, True, at, "", b""), 0.0)
+    now = held(told.holdings)
+    live.judge(now, 0.0)
+    before = live.judge(now, GRACE_S)
+    live.forget(keep, now.answers)
+    after = live.judge(now, GRACE_S)
+    assert after.rows[-1] == before.rows[-1]
+    for at, message in places.items():  # what comes again of a forgotten one makes no ghost
+        live.take_application("tried", "email", Application(message, True, at, "", b""), 10.0)
+    live.judge(now, 10.0)
+    assert live.judge(now, 10.0 + GRACE_S).rows[-1].unexpected == 0
