@@ -81,6 +81,8 @@ SERVICES: Final = (
     "provider",
     "probe",
     "auditor",
+    "console",
+    "load",
 )
 
 DECISIONS: Final = ("first", "duplicate", "conflict")
