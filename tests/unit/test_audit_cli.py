@@ -124,3 +124,9 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(Home, "read_state", lambda _: {"pid": 1})
     monkeypatch.setattr(running, "status", lambda _: {"parts": ["orders", "orders.cdc", "cdc", "arm.at_least_once"]})
     return tmp_path
+
+
+def test_explain_asks_for_a_message_id() -> None:
+    answer = CliRunner().invoke(app, ["explain", "nonsense"])
+    assert answer.exit_code == 2
+    assert "is no message id" in answer.stderr
