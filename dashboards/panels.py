@@ -84,11 +84,11 @@ def bars(title: str, reading: Reading, queries: Queries, unit: str) -> Panel:
 
 def rows(
     title: str, reading: Reading, queries: Queries, columns: Mapping[str, str], *, unit: str = "short",
-    bad: Sequence[str] = (),
+    bad: Sequence[str] = (), links: Mapping[str, tuple[str, str]] | None = None,
 ) -> Panel:  # fmt: skip
     """A table. `columns` maps a field to its heading, in the order of the columns; fields without one are hidden.
 
-    In the columns `bad` everything but 0 is red.
+    In the columns `bad` everything but 0 is red; `links`: heading to (title, address with `${__value.text}`).
     """
     panel = _described(table.Panel(), title, reading, queries).unit(unit)
     if len(queries) > 1:
@@ -103,6 +103,8 @@ def rows(
         steps = {"mode": "absolute", "steps": [{"value": None, "color": "text"}, {"value": 1, "color": BROKEN}]}
         coloured = _property("custom.cellOptions", {"type": "color-text"})
         panel.override_by_name(heading, [_property("thresholds", steps), coloured])
+    for heading, (said, url) in (links or {}).items():
+        panel.override_by_name(heading, [_property("links", [{"title": said, "url": url}])])
     return panel
 
 

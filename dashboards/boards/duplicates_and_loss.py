@@ -183,7 +183,8 @@ def _evidence() -> Panel:
         "found_at": "found", "state": "what", "hop": "hop", "arm": "arm", "effect": "effect", "message": "message",
         "many": "times", "last_seen": "last seen", "why": "why", "trace_id": "trace",
     }  # fmt: skip
-    return rows("Evidence, message by message", reading, [evidence(q.FINDINGS)], columns)
+    links = {"trace": ("The trace of the request", "${console}/traces/${__value.text}")}
+    return rows("Evidence, message by message", reading, [evidence(q.FINDINGS)], columns, links=links)
 
 
 def _verdicts() -> Panel:

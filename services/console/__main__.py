@@ -12,6 +12,7 @@ from services.console.app import Console, make_app
 from services.console.received import Received
 from services.console.sources import Evidence, Prometheus
 from services.http.serving import make_server
+from services.stack.parts import PARTS
 from services.telemetry.admin import serve_admin
 
 
@@ -29,7 +30,11 @@ async def _serve(process: Process) -> None:
     admin = await serve_admin(settings.bind, settings.admin_port, process.metrics, lambda: "")
     async with aiohttp.ClientSession() as session:
         console = Console(
-            Prometheus(settings.prometheus, session), evidence, home, Received(home / "run" / "pages.jsonl")
+            Prometheus(settings.prometheus, session),
+            evidence,
+            home,
+            Received(home / "run" / "pages.jsonl"),
+            settings.port_base + PARTS["zipkin"].port,
         )
         server = make_server(make_app(console))
 

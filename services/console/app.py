@@ -1,6 +1,7 @@
 """The console's pages and the JSON behind them. It asks only what the committed boards ask."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -35,11 +36,14 @@ _MARKDOWN: Final = MarkdownIt("commonmark", {"html": False}).enable("table")
 class Console:
     """The handlers, and what they read."""
 
-    def __init__(self, prometheus: Prometheus, evidence: Evidence, home: Path, received: Received) -> None:
+    def __init__(
+        self, prometheus: Prometheus, evidence: Evidence, home: Path, received: Received, zipkin_port: int
+    ) -> None:  # fmt: skip
         self._prometheus = prometheus
         self._evidence = evidence
         self._home = home
         self._received = received
+        self._zipkin_port = zipkin_port
         self._boards = load()
         self._nemesis = NemesisReader(home / "run" / "nemesis.jsonl")
 
@@ -49,6 +53,7 @@ class Console:
             Route("/d/{uid}", self.page),
             Route("/received", self.page),
             Route("/runbooks/{name}", self.runbook),
+            Route("/traces/{trace_id}", self.trace),
             Route("/assets/{name}", self.asset),
             Route("/api/boards", self.listing),
             Route("/api/boards/{uid}", self.definition),
@@ -79,6 +84,13 @@ class Console:
         template = (ASSETS / "runbook.html").read_text()
         body = _MARKDOWN.render(known[name].read_text())
         return HTMLResponse(template.replace("{{title}}", name).replace("{{body}}", body), headers=HEADERS)
+
+    async def trace(self, request: Request) -> Response:
+        """The trace store's page of a trace, on the host by which this page was reached."""
+        trace_id = request.path_params["trace_id"]
+        if not re.fullmatch("[0-9a-f]{16,32}", trace_id):
+            return PlainTextResponse("a trace id is 16 to 32 hexadecimal digits\n", 404)
+        return RedirectResponse(f"http://{request.url.hostname}:{self._zipkin_port}/zipkin/traces/{trace_id}")
 
     async def listing(self, _: Request) -> Response:
         return _json([{"uid": board.uid, "title": board.title} for board, _ in self._boards.values()])

@@ -91,6 +91,15 @@ class CellProperty(Part, frozen=True, tag_field="id", tag="custom.cellOptions"):
     value: Cell
 
 
+class DataLink(Part, frozen=True):
+    title: str
+    url: str  # `${__value.text}` is the cell
+
+
+class LinksProperty(Part, frozen=True, tag_field="id", tag="links"):
+    value: list[DataLink]
+
+
 class Matcher(Part, frozen=True):
     id: Literal["byRegexp", "byName"]
     options: str
@@ -98,7 +107,7 @@ class Matcher(Part, frozen=True):
 
 class Override(Part, frozen=True):
     matcher: Matcher
-    properties: list[ColourProperty | ThresholdsProperty | CellProperty]
+    properties: list[ColourProperty | ThresholdsProperty | CellProperty | LinksProperty]
 
 
 class Defaults(Part, Generic[Custom], frozen=True):

@@ -201,6 +201,7 @@ async def served(tmp_path: Path) -> AsyncIterator[Served]:
             Evidence("postgresql://nobody@127.0.0.1:9"),
             tmp_path,
             Received(tmp_path / "run" / "pages.jsonl"),
+            21_012,
         )
         async with _serving(make_app(console)) as url:
             yield Served(url, small, tmp_path, session)
@@ -286,6 +287,13 @@ async def test_pages_runbooks_and_assets_are_there_and_nothing_else(served: Serv
             assert response.status == status, path
     async with served.session.get(f"{served.url}/runbooks/EventsLost") as response:
         assert "<h1>EventsLost</h1>" in await response.text()
+
+
+async def test_a_trace_is_on_the_page_of_the_trace_store(served: Served) -> None:
+    async with served.session.get(f"{served.url}/traces/{'a' * 32}", allow_redirects=False) as response:
+        assert response.headers["location"] == f"http://127.0.0.1:21012/zipkin/traces/{'a' * 32}"
+    async with served.session.get(f"{served.url}/traces/..%2F..%2Fevil", allow_redirects=False) as response:
+        assert response.status == 404
 
 
 def test_the_pages_ask_nothing_of_the_network() -> None:

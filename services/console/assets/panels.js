@@ -114,6 +114,8 @@ function table(panel, body, { table: { columns, rows } }, { colours }) {
     row.forEach((cell, n) => {
       const text = isTime(cell) ? `${clock(Date.parse(cell) / 1000)}` : typeof cell === "number" ? show(cell, panel.fieldConfig.defaults.unit, 0) : cell ?? (numeric[n] ? "0" : "");
       const made = element("td", numeric[n] ? "n" : String(text).length > 40 ? "long" : "", String(text));
+      const [link] = text ? property(panel, columns[n], "links", []) : [];
+      if (link) made.replaceChildren(linked(link, String(text)));
       if (columns[n] === "arm" && colours[cell]) made.prepend(mark(colours[cell]));
       if (numeric[n] && property(panel, columns[n], "custom.cellOptions", null)) made.style.color = level(property(panel, columns[n], "thresholds", null), cell ?? 0);
       line.append(made);
@@ -121,6 +123,13 @@ function table(panel, body, { table: { columns, rows } }, { colours }) {
   }
   body.classList.add("scroll");
   return body.replaceChildren(made);
+}
+
+function linked({ title, url }, text) {
+  const made = element("a", "", text.length > 12 ? `${text.slice(0, 12)}…` : text);
+  made.href = url.replace("${console}", "").replace("${__value.text}", encodeURIComponent(text));
+  made.title = title;
+  return made;
 }
 
 const isTime = (cell) => typeof cell === "string" && /^\d{4}-\d\d-\d\dT[\d:.]+(Z|[+-]\d\d:\d\d)$/.test(cell);

@@ -1,0 +1,121 @@
+"""The road of an alert, on the real servers: an auditor's counter rises, Prometheus, Alertmanager, the console.
+
+Only these three parts run, without Kafka and Postgres; the auditor is an endpoint of the test.
+"""
+
+import json
+import os
+import signal
+import threading
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+
+from services.stack import control
+from services.stack.debian import PACKAGES
+from services.stack.parts import PARTS
+from tests.conftest import Lab, free_home, say
+from tests.dashboards.tools import tool
+
+ROW = 'hop="process",arm="effectively_once",effect="record"'
+
+
+class Auditor(ThreadingHTTPServer):
+    """Says how many are lost, in Prometheus's format."""
+
+    lost = 0
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Answer)
+
+
+class _Answer(BaseHTTPRequestHandler):
+    server: Auditor
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        lines = [
+            f"delivery_audit_lost_total{{{ROW}}} {self.server.lost}",
+            f'delivery_promise_info{{{ROW},promise="no_loss"}} 1',
+        ]
+        text = ("\n".join(lines) + "\n").encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain; version=0.0.4")
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+
+@pytest.fixture(scope="module")
+def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """Prometheus, Alertmanager and the console."""
+    for name in ("promtool", "amtool"):
+        tool(name)  # unpacks the packages, or skips
+    assert all(package.find() for package in PACKAGES)
+    home = free_home(tmp_path_factory.mktemp("road"))
+    control.up(home, faults=False, seed=1, only=("prometheus", "alertmanager", "console"), say=say)
+    try:
+        yield Lab(home)
+    finally:
+        control.down(home, say)
+
+
+@pytest.fixture
+def auditor(road: Lab) -> Iterator[Auditor]:
+    """An auditor that this lab's Prometheus scrapes."""
+    with Auditor() as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        file = road.home.run / "prometheus.yml"
+        target = f'static_configs: [{{targets: ["127.0.0.1:{server.server_port}"]}}]'
+        job = f"  - {{job_name: test, scrape_interval: 1s, {target}}}\n"
+        file.write_text(file.read_text() + job)
+        os.kill(road.status()["prometheus"]["pid"], signal.SIGHUP)
+        yield server
+        server.shutdown()
+
+
+def get(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=10) as answer:  # noqa: S310  # our own
+        return json.load(answer)
+
+
+def pages(road: Lab, name: str, status: str = "firing") -> list[dict[str, Any]]:
+    """What the console received of an alert, oldest first."""
+    received = get(f"{road.home.http_url(PARTS['console'])}/api/received")
+    return [page for page in reversed(received) if (page["name"], page["status"]) == (name, status)]
+
+
+def scraped(road: Lab) -> bool:
+    query = "/api/v1/query?query=delivery_audit_lost_total"
+    return bool(get(road.home.http_url(PARTS["prometheus"]) + query)["data"]["result"])
+
+
+def test_watchdog_says_that_the_road_is_open(road: Lab) -> None:
+    road.until(lambda: pages(road, "Watchdog"), "Watchdog")
+
+
+def test_a_loss_is_a_page_within_seconds_and_a_second_loss_is_one_again(road: Lab, auditor: Auditor) -> None:
+    road.until(lambda: scraped(road), "the first scrape")
+    auditor.lost = 3
+    road.until(lambda: pages(road, "EventsLost"), "the page of the first loss")
+    (first,) = pages(road, "EventsLost")
+    assert first["severity"] == "page"
+    assert first["summary"] == "LOST 3 at process, effectively_once, record: a promise is broken"
+    assert first["runbook"] == f"{road.home.http_url(PARTS['console'])}/runbooks/EventsLost"
+    assert first["delay_s"] < 15
+    road.until(lambda: pages(road, "EventsLost", "resolved"), "its end, though the counter stays up")
+    auditor.lost = 5
+    road.until(lambda: len(pages(road, "EventsLost")) == 2, "the page of the second loss")
+    assert pages(road, "EventsLost")[1]["summary"].startswith("LOST 2 at process")
+
+
+def test_a_restart_of_a_process_is_told(road: Lab) -> None:
+    before = len(pages(road, "PartRestarted"))
+    road.cli("kill", "alertmanager")
+    road.until(lambda: road.status()["alertmanager"]["ready"], "Alertmanager, started again")
+    road.until(lambda: len(pages(road, "PartRestarted")) > before, "the page, by an Alertmanager that was just killed")
