@@ -19,6 +19,7 @@ from services.domain.messages import Coordinates
 
 _ANSWER_S: Final = 5.0
 _BATCH: Final = 5_000
+_DROPPED: Final = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 _CLIENT: Final = {"log_level": 0, "error_cb": lambda _: None}  # errors reach the caller as exceptions
 
 
@@ -42,6 +43,10 @@ class Broker:
     def committed(self, groups: Iterable[str]) -> dict[str, Offsets]:
         """The committed offsets of each group. Raises KafkaException."""
         return self._groups.of(groups)
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        self._groups.close()
 
     def _offsets(self, topics: Iterable[str], spec: Any, level: Any) -> Offsets:
         places = [place for topic in topics for place in self._of(topic)]
@@ -89,10 +94,15 @@ class Tail:
             self._consumer.incremental_assign(starts)
         deadline = time.monotonic() + _ANSWER_S
         while any(self._next[place] < end for place, end in ends.items()):
+            errors = []
             for message in self._consumer.consume(_BATCH, 0.1):
                 deadline = time.monotonic() + _ANSWER_S
-                if (record := self._take(message)) is not None:
-                    yield record
+                if message.error() is None:
+                    yield self._take(message)
+                elif (error := self._failed(message)) is not None:
+                    errors.append(error)  # the others of the batch come first: nobody hands them out again
+            if errors:
+                raise KafkaException(errors[0])
             if time.monotonic() > deadline:
                 raise KafkaException(KafkaError(KafkaError._TIMED_OUT, "no record came"))
 
@@ -100,14 +110,19 @@ class Tail:
         """Let go of the broker."""
         self._consumer.close()
 
-    def _take(self, message: Any) -> Record | None:
+    def _failed(self, message: Any) -> KafkaError | None:
         place, error = (message.topic(), message.partition()), message.error()
-        if error is not None:
-            # the end of a partition: what lies between the last record and it are markers, and aborted records
-            if error.code() != KafkaError._PARTITION_EOF:
-                raise KafkaException(error)
-            self._next[place] = max(self._next[place], message.offset())
+        # the end of a partition: what lies between the last record and it are markers, and aborted records
+        if error.code() == KafkaError._PARTITION_EOF:
+            self._next[place] = max(self._next.get(place, 0), message.offset())
             return None
+        # the broker has dropped what was to be read next: the next time it is read from where it begins then
+        if error.code() in _DROPPED and self._next.pop(place, None) is not None:
+            self._consumer.incremental_unassign([TopicPartition(*place)])
+        return error
+
+    def _take(self, message: Any) -> Record:
+        place = (message.topic(), message.partition())
         offset = message.offset()
         self._next[place] = offset + 1
         headers = [(name, value) for name, value in message.headers() or () if value is not None]

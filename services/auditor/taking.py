@@ -65,8 +65,8 @@ class Taking:
         """Let go of every store."""
         if self._stores.kept is not None:
             await self._stores.kept.close()
-        await asyncio.to_thread(self._main.close)
-        await asyncio.to_thread(self._out.close)
+        for client in (self._main, self._out, self._broker):
+            await asyncio.to_thread(client.close)
 
     async def look(self) -> Held:
         """Take in what is new; returns what holds messages by now. Raises Unreachable."""
@@ -215,6 +215,8 @@ class Taking:
         self._count_due = time.monotonic() + max(_COUNT_S, _COUNT_SHARE * took_s)
         fewer = any(count < self._rows.get(name, 0) for name, count in counted.items())
         if fewer:
+            await asyncio.to_thread(self._main.close)
+            await asyncio.to_thread(self._out.close)
             self._begin_again()
         self._rows = counted
 
