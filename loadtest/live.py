@@ -27,7 +27,8 @@ _APPLIED: Final = (
     "SELECT count(*) AS many, count(DISTINCT message_id) AS once FROM {schema}.records "
     "WHERE run = $1 AND status = 'applied'"
 )
-_METRIC: Final = re.compile(r'^delivery_audit_lost_total\{.*arm="([a-z_]+)".*\} ([0-9.e+]+)$', re.MULTILINE)
+_METRIC: Final = re.compile(r"^delivery_audit_(lost|retractions)_total\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
+_LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
 class ArmNow(msgspec.Struct, frozen=True):
@@ -97,10 +98,21 @@ class Watch:
                 text = answer.read().decode()
         except (OSError, ValueError):
             return {}
-        found: dict[str, int] = {}
-        for arm, value in _METRIC.findall(text):
-            found[arm] = max(found.get(arm, 0), int(float(value)))
-        return found
+        return lost_now(text)
+
+
+def lost_now(text: str) -> dict[str, int]:
+    """By arm, from the auditor's metrics: the messages that are lost and were not found again, of the worst effect."""
+    by_effect: dict[tuple[str, str], int] = {}
+    for what, labels, value in _METRIC.findall(text):
+        named = dict(_LABEL.findall(labels))
+        if named.get("hop") == "process":
+            key = named["arm"], named["effect"]
+            by_effect[key] = by_effect.get(key, 0) + int(float(value)) * (1 if what == "lost" else -1)
+    found: dict[str, int] = {}
+    for (arm, _), count in by_effect.items():
+        found[arm] = max(found.get(arm, 0), count)
+    return found
 
 
 def words(arms: Collection[ArmNow]) -> str:

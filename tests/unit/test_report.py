@@ -13,7 +13,7 @@ from loadtest.alerts import differences, from_series
 from loadtest.exercised import Counted, chances
 from loadtest.kept import KeptFault, Played, Row, keep, kept, read_kept
 from loadtest.lessons import lessons
-from loadtest.live import ArmNow, words
+from loadtest.live import ArmNow, lost_now, words
 from loadtest.nemesis import Note
 from loadtest.own import with_arm
 from loadtest.report import html, markdown
@@ -311,3 +311,14 @@ def test_alerts_are_told_with_the_fault_before_them_and_what_is_missing() -> Non
         "PartDown did not fire",
         "EventsLost fired",
     ]
+
+
+def test_what_the_auditor_took_back_is_not_lost_so_far() -> None:
+    text = """
+# TYPE delivery_audit_lost_total counter
+delivery_audit_lost_total{arm="at_most_once",effect="record",hop="process"} 5
+delivery_audit_lost_total{arm="at_most_once",effect="charge",hop="process"} 7
+delivery_audit_retractions_total{arm="at_most_once",effect="charge",hop="process"} 4
+delivery_audit_lost_total{arm="cdc",effect="publication",hop="publish"} 9
+"""
+    assert lost_now(text) == {"at_most_once": 5}
