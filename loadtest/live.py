@@ -92,7 +92,7 @@ class Watch:
             await connection.close(timeout=1)
 
     def _lost(self) -> dict[str, int]:
-        """By arm: the auditor's counter, over all runs and effects; the largest of the effects."""
+        """By arm, over all runs; nothing where nobody audits."""
         try:
             with urllib.request.urlopen(self._metrics, timeout=1) as answer:  # noqa: S310  # our own auditor
                 text = answer.read().decode()
@@ -102,16 +102,12 @@ class Watch:
 
 
 def lost_now(text: str) -> dict[str, int]:
-    """By arm, from the auditor's metrics: the messages that are lost and were not found again, of the worst effect."""
-    by_effect: dict[tuple[str, str], int] = {}
+    """By arm, from the auditor's metrics: effects that are lost and were not found again."""
+    found: dict[str, int] = {}
     for what, labels, value in _METRIC.findall(text):
         named = dict(_LABEL.findall(labels))
         if named.get("hop") == "process":
-            key = named["arm"], named["effect"]
-            by_effect[key] = by_effect.get(key, 0) + int(float(value)) * (1 if what == "lost" else -1)
-    found: dict[str, int] = {}
-    for (arm, _), count in by_effect.items():
-        found[arm] = max(found.get(arm, 0), count)
+            found[named["arm"]] = found.get(named["arm"], 0) + int(float(value)) * (1 if what == "lost" else -1)
     return found
 
 
