@@ -1,5 +1,6 @@
 """Metrics: instruments made from the catalogue, read by a Prometheus scrape."""
 
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -108,5 +109,25 @@ class Metrics:
             return self._meter.create_histogram(
                 metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=BOUNDS_S
             )
-        make = self._meter.create_counter if metric.kind == "counter" else self._meter.create_gauge
-        return make(metric.name, metric.unit, metric.description)
+        if metric.kind == "gauge":
+            return self._meter.create_gauge(metric.name, metric.unit, metric.description)
+        counter = _Counter()
+        self._meter.create_observable_counter(metric.name, [counter.look], metric.unit, metric.description)
+        return counter
+
+
+class _Counter:
+    """The sums of a counter, looked at by a scrape. The SDK's own counter takes six times as long for an addition."""
+
+    def __init__(self) -> None:
+        self._sums: dict[frozenset[tuple[str, str]], float] = {}
+        self._lock = threading.Lock()  # exporters count what they drop in threads of their own
+
+    def add(self, amount: float, labels: Mapping[str, str]) -> None:
+        key = frozenset(labels.items())
+        with self._lock:
+            self._sums[key] = self._sums.get(key, 0) + amount
+
+    def look(self, _: CallbackOptions) -> list[Observation]:
+        with self._lock:
+            return [Observation(total, dict(key)) for key, total in self._sums.items()]
