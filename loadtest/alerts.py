@@ -30,20 +30,22 @@ class Fired(msgspec.Struct, frozen=True):
 def fired(prometheus: str, began: float, ended: float, faults: Sequence[Fault]) -> list[Fired] | None:
     """The alerts of a run in the order in which they began; None where there is no Prometheus to ask."""
     step_s = max(_STEP_S, int((ended - began) / _MOST_POINTS))
-    query = urllib.parse.urlencode({"query": _QUERY, "start": began, "end": ended, "step": step_s})
+    query = urllib.parse.urlencode({"query": _QUERY, "start": began - step_s, "end": ended, "step": step_s})
     try:
         with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{query}", timeout=_TIMEOUT_S) as answer:  # noqa: S310  # our own
             series = json.load(answer)["data"]["result"]
     except (OSError, ValueError, KeyError):
         return None
-    return sorted(from_series(series, faults), key=lambda one: one.at)
+    return sorted(from_series(series, faults, began), key=lambda one: one.at)
 
 
-def from_series(series: Iterable[dict[str, Any]], faults: Sequence[Fault]) -> Iterable[Fired]:
-    """One a series: its first point is when it began. Pure."""
+def from_series(series: Iterable[dict[str, Any]], faults: Sequence[Fault], began: float) -> Iterable[Fired]:
+    """One a series: its first point is when it began. What fired before the run is of another one. Pure."""
     for one in series:
         at = float(one["values"][0][0])
         labels = one["metric"]
+        if at < began and labels["alertname"] != "Watchdog":
+            continue
         before = [fault for fault in faults if fault.started <= at and fault.fault != "arm"]
         last = max(before, key=lambda fault: fault.started, default=None)
         yield Fired(

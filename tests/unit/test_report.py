@@ -303,8 +303,9 @@ def test_alerts_are_told_with_the_fault_before_them_and_what_is_missing() -> Non
     series = [
         {"metric": {"alertname": "EventsLost", "arm": "at_most_once"}, "values": [[BEGAN + 4, "1"], [BEGAN + 5, "1"]]},
         {"metric": {"alertname": "Watchdog"}, "values": [[BEGAN - 1, "1"]]},
+        {"metric": {"alertname": "PartDown"}, "values": [[BEGAN - 1, "1"]]},
     ]
-    lost, watchdog = from_series(series, [fault("kill", "arm.at_most_once#0")])
+    lost, watchdog = from_series(series, [fault("kill", "arm.at_most_once#0")], BEGAN)
     assert (lost.name, lost.fault, lost.delay_s) == ("EventsLost", "kill arm.at_most_once#0", 4.0)
     assert (watchdog.fault, watchdog.delay_s) == (None, None)
     assert differences([lost], ["EventsLost", "PartDown"], ["EventsLost"]) == [
