@@ -1,5 +1,6 @@
 """Alert drills: every alert has one, and it is what its runbook says."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,9 @@ import pytest
 from dashboards import rules
 from dashboards.profiles import DEMO
 from loadtest.drills import DRILLS, Drill, Measured, keep, measured, todo
+from services.failpoints.grammar import parse
+from services.failpoints.names import DATA_FAULTS
+from services.stack.parts import find
 
 RUNBOOKS = Path(rules.__file__).parent / "runbooks"
 ALERTS = {alert.name: [a.severity for a in rules.alerts(DEMO) if a.name == alert.name] for alert in rules.alerts(DEMO)}
@@ -41,3 +45,13 @@ def test_drills_go_on_where_they_stopped(tmp_path: Path) -> None:
         ("PartDown", 3), ("RelayStalled", 1),
     ]  # fmt: skip
     assert len(list(todo([], results))) == len(DRILLS)
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_failpoint_that_a_runbook_arms_and_every_fault_that_it_injects_is_there(name: str) -> None:
+    text = (RUNBOOKS / f"{name}.md").read_text()
+    for failpoint, action in re.findall(r"^lab fault arm (\S+) (.*)$", text, re.MULTILINE):
+        parse(failpoint, action)  # raises for a name or a word that there is not
+    assert set(re.findall(r"lab fault inject (\w+)", text)) <= DATA_FAULTS.keys()
+    for process in re.findall(r"lab (?:kill|freeze|thaw|restart|scale) ([a-z_.]+)", text):
+        find(process)
