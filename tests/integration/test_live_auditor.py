@@ -6,6 +6,7 @@ The stores are shared and hold other tests' messages: every case looks at its ow
 import asyncio
 import os
 import signal
+import socket
 import sys
 import time
 import urllib.error
@@ -122,7 +123,8 @@ async def test_an_effect_that_commits_late_is_not_skipped(watch: Watch) -> None:
 def auditor(settings: Settings, home: Path) -> Iterator[Callable[[str], str]]:
     """The process, ready; the block asks it by path."""
     (home / "logs").mkdir(exist_ok=True)
-    port = 21_999 + os.getpid() % 1_000
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
     environment = {
         **os.environ, "LAB_PROCESS": "auditor", "LAB_HOME": str(home), "LAB_ADMIN_PORT": str(port),
         "LAB_POSTGRES": settings.postgres, "LAB_LEDGER": settings.ledger, "LAB_KAFKA": settings.kafka,
@@ -158,8 +160,9 @@ def _answers(ask: Callable[[str], str], path: str) -> bool:
 
 def counted(metrics: str) -> float:
     """Ghosts among the records of at_least_once that were ever found."""
-    wanted = 'delivery_audit_unexpected_total{arm="at_least_once",effect="record",hop="process"}'
-    (line,) = (line for line in metrics.splitlines() if line.startswith(wanted))
+    labels = ('arm="at_least_once"', 'effect="record"', 'hop="process"')
+    lines = (line for line in metrics.splitlines() if line.startswith("delivery_audit_unexpected_total{"))
+    (line,) = (line for line in lines if all(label in line for label in labels))
     return float(line.split()[-1])
 
 
