@@ -17,7 +17,7 @@ import msgspec
 
 from services.bootstrap import Process
 from services.broker.producer import BatchProducer, Delivery, Failure, Record
-from services.broker.publication import Unpublishable
+from services.broker.publication import Unpublishable, record_delay
 from services.broker.sends import Sending, Sends
 from services.domain.arms import DEFAULT_PUBLISHER
 from services.failpoints import InjectedError
@@ -222,3 +222,5 @@ class SourceRelay:
         words = (outcome.word(position) for position in batch.positions)
         for (topic, word), amount in Counter(zip(topics, words, strict=True)).items():
             self._metrics.add(SENT, amount, topic=topic, outcome=word)
+        if outcome.confirmed and not self._source.redrives:  # a letter's age is no delay
+            record_delay(self._metrics, DEFAULT_PUBLISHER, batch.records)
