@@ -1,6 +1,5 @@
 """What Prometheus last scraped of every life: raw samples, no `increase()`, because that extrapolates."""
 
-import re
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -55,7 +54,7 @@ class Scrapes:
 
     async def _of_life(self, session: aiohttp.ClientSession, life: str, process: str, at: float) -> LastScrape:
         names = "|".join((*_COUNTERS.values(), _UNTIL))
-        found = await self._query(session, f'{{__name__=~"{names}",instance="{re.escape(process)}"}}', at)
+        found = await self._query(session, f'{{__name__=~"{names}",instance="{process}"}}', at)
         known = {prometheus: name for name, prometheus in _COUNTERS.items()}
         until, samples = 0.0, {}
         for one in found:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import promql_parser
 import pytest
 from aiohttp import web
 
@@ -28,8 +29,10 @@ SAMPLES = {
 @pytest.fixture
 async def prometheus() -> AsyncIterator[str]:
     async def query(request: web.Request) -> web.Response:
-        if request.query["query"] == "broken":
-            return web.json_response({"status": "error", "error": "no such thing"}, status=400)
+        try:
+            promql_parser.parse(request.query["query"])
+        except ValueError as error:
+            return web.json_response({"status": "error", "error": str(error)}, status=400)
         found: Any = INFO if "process_info" in request.query["query"] else SAMPLES[request.query["time"]]
         return web.json_response({"status": "success", "data": {"result": found}})
 
@@ -58,8 +61,6 @@ async def test_a_prometheus_that_is_not_there_is_away() -> None:
 
 
 async def test_an_answer_that_is_an_error_is_said(prometheus: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.auditor.scrapes._INFO", "broken")
-    scrapes = Scrapes(prometheus)
-    monkeypatch.setattr(scrapes, "_query", lambda session, _, at: Scrapes._query(scrapes, session, "broken", at))
-    with pytest.raises(PrometheusAway, match="no such thing"):
-        await scrapes.last("arm.*", window_s=60, now=30)
+    monkeypatch.setattr("services.auditor.scrapes._INFO", "{broken")
+    with pytest.raises(PrometheusAway, match="unexpected left brace"):
+        await Scrapes(prometheus).last("arm.*", window_s=60, now=30)
