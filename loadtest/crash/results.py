@@ -15,8 +15,8 @@ from services.stack.home import Home
 TABLE: Final = Path(__file__).parents[2] / "docs" / "crash-matrix.md"
 _PREFACE: Final = """\
 Made by `make crash`; a test holds its rows to the declared cells (`loadtest/crash/cells.py`). In each cell the process
-was killed with SIGKILL at the 1st, 2nd and 7th pass of the failpoint and then with p=0.02 at each pass, under a load of
-10 requests a second at every publisher arm; then the lab was drained and audited.
+was killed with SIGKILL at the 1st, 2nd and 7th pass of the failpoint and then with p=0.02 at each pass, under an even
+load at every publisher arm; then the lab was drained and audited.
 *holds*: what the arm promises. *must break*: what shows that the kills hit, where nothing of it is promised.
 *seen*: messages in the arm's rows of that audit."""
 _WORDS: Final = {"no_loss": "lost 0", "no_duplicate": "duplicated 0"}
