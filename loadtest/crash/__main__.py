@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from loadtest.crash import results
-from loadtest.crash.cells import CELLS, Cell, Round, rounds_of
+from loadtest.crash.cells import CELLS, LEAST_KILLS, Cell, Round, rounds_of
 from loadtest.crash.strike import carry_out
 from loadtest.crash.verdicts import Result
 from loadtest.crash.verdicts import results as results_of
@@ -22,6 +22,7 @@ from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.parts import PARTS
 
+PASSES: Final = 3  # over what is left, in one call: cells that were INCONCLUSIVE come again
 _EXITS: Final = {"PASS": 0, "FAIL": 1, "INCONCLUSIVE": 3}
 
 
@@ -31,18 +32,29 @@ def parts() -> tuple[str, ...]:
 
 
 def wanted(cells: Sequence[Cell], known: dict[str, Result], *, failed: bool, only: str) -> list[Cell]:
-    """The cells that are still to be run: PASS is done, FAIL is run again only when that is asked for."""
+    """The cells that are still to be run: PASS is done, FAIL is run again only when that is asked for.
+
+    When all are done with too few kills, those that passed are run once more.
+    """
     done = ("PASS",) if failed else ("PASS", "FAIL")
-    return [c for c in cells if only in c.name and (c.name not in known or known[c.name].verdict not in done)]
+    chosen = [cell for cell in cells if only in cell.name]
+    left = [cell for cell in chosen if cell.name not in known or known[cell.name].verdict not in done]
+    if left or only or kills(known) >= LEAST_KILLS:
+        return left
+    return [cell for cell in chosen if known[cell.name].verdict == "PASS"]
 
 
-def run(home: Home, rounds: Sequence[Round], seed: int, for_s: float) -> None:
-    """Carry the rounds out, one after the other; none is begun when the time is over."""
-    began = time.monotonic()
+def kills(known: dict[str, Result]) -> int:
+    """Of all declared cells, in all their runs."""
+    return sum(known[cell.name].kills for cell in CELLS if cell.name in known)
+
+
+def run(home: Home, rounds: Sequence[Round], seed: int, end: float) -> bool:
+    """Carry the rounds out, one after the other; none is begun after `end` (monotonic). Returns whether all were."""
     for number, round_ in enumerate(rounds, 1):
-        if time.monotonic() > began + for_s:
+        if time.monotonic() > end:
             tell(f"the time is over: {len(rounds) - number + 1} rounds are left; run it again")
-            return
+            return False
         named = ", ".join(cell.name for cell in round_.cells)
         tell(f"round {number} of {len(rounds)}: {named}")
         round_began = time.monotonic()
@@ -57,6 +69,7 @@ def run(home: Home, rounds: Sequence[Round], seed: int, for_s: float) -> None:
             say(f"{result.verdict:<12} {result.cell}  kills {result.kills}  {result.why}")
         for waiting in outcome.left:
             say(f"still waiting: {waiting}")
+    return True
 
 
 def tell(text: str) -> None:
@@ -66,8 +79,10 @@ def tell(text: str) -> None:
 
 
 def verdict_of(known: dict[str, Result]) -> str:
-    """The worst; a cell without a result is INCONCLUSIVE."""
+    """The worst; a cell without a result is INCONCLUSIVE, and so is a matrix with too few kills."""
     verdicts = {known[cell.name].verdict if cell.name in known else "INCONCLUSIVE" for cell in CELLS}
+    if kills(known) < LEAST_KILLS:
+        verdicts.add("INCONCLUSIVE")
     return next(verdict for verdict in ("FAIL", "INCONCLUSIVE", "PASS") if verdict in verdicts)
 
 
@@ -77,7 +92,7 @@ def main() -> None:
     home = Home.from_environment()
     todo = wanted(CELLS, results.read(home), failed=options.failed, only=options.only)
     if todo and not options.report:
-        _on_a_lab(home, list(rounds_of(todo))[: options.rounds], options)
+        _on_a_lab(home, options)
     known = results.read(home)
     if options.table or all(cell.name in known for cell in CELLS):
         results.TABLE.write_text(results.table(known))
@@ -85,13 +100,17 @@ def main() -> None:
     sys.exit(_EXITS[verdict_of(known)])
 
 
-def _on_a_lab(home: Home, rounds: Sequence[Round], options: argparse.Namespace) -> None:
+def _on_a_lab(home: Home, options: argparse.Namespace) -> None:
     seed = secrets.randbelow(2**20) if options.seed is None else options.seed
     tell(f"seed {seed}; results in {results.file_of(home)}")
     was_up = home.read_state() is not None
     try:
         control.up(home, faults=True, seed=seed, only=parts(), say=tell)
-        run(home, rounds, seed, options.minutes * 60)
+        end = time.monotonic() + options.minutes * 60
+        for _ in range(PASSES):
+            todo = wanted(CELLS, results.read(home), failed=options.failed, only=options.only)
+            if not run(home, list(rounds_of(todo))[: options.rounds], seed, end) or options.rounds:
+                break
     except KeyboardInterrupt:
         tell("interrupted: the round in hand is given up, the rest is kept")
         sys.exit(130)
@@ -120,7 +139,7 @@ def _options() -> argparse.Namespace:
 
 def _tell(known: dict[str, Result], *, as_json: bool) -> None:
     cells = [known[cell.name] for cell in CELLS if cell.name in known]
-    many = sum(result.kills for result in cells)
+    many = kills(known)
     if as_json:
         document = {"verdict": verdict_of(known), "declared": len(CELLS), "kills": many, "cells": cells}
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(document), indent=2).decode() + "\n")
@@ -130,7 +149,9 @@ def _tell(known: dict[str, Result], *, as_json: bool) -> None:
             sys.stdout.write(f"{result.verdict:<12} {result.cell}: {result.why}\n")
     passed = sum(result.verdict == "PASS" for result in cells)
     left = len(CELLS) - len(cells)
-    sys.stdout.write(f"{verdict_of(known)}: {passed} of {len(CELLS)} cells PASS, {left} not run, {many} kills\n")
+    sys.stdout.write(
+        f"{verdict_of(known)}: {passed} of {len(CELLS)} cells PASS, {left} not run, {many} of {LEAST_KILLS} kills\n"
+    )
 
 
 if __name__ == "__main__":

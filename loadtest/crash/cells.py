@@ -15,6 +15,7 @@ from services.domain.verdict import Control
 from services.failpoints.names import COMMANDS, FAILPOINTS, REDRIVE, REPLAY, arm_of
 
 KILLS: Final = ("kill nth=1 count=1", "kill nth=2 count=1", "kill nth=7 count=1", "kill p=0.02 count=8")
+LEAST_KILLS: Final = 300  # of the long form: cells are run again until there were so many
 AT_ONCE: Final = 6  # processes struck in one round: their starts are what two cores are busy with
 REPLAYED_INTO: Final = "effectively_once"  # where redrives and replays go: what they add there is a second effect
 

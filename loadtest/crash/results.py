@@ -29,7 +29,7 @@ def file_of(home: Home) -> Path:
 
 
 def read(home: Home) -> dict[str, Result]:
-    """The newest result of each cell. Lines that are cut are skipped."""
+    """The newest result of each cell, with the kills of all its runs. Lines that are cut are skipped."""
     found: dict[str, Result] = {}
     file = file_of(home)
     for line in file.read_bytes().splitlines() if file.exists() else ():
@@ -37,7 +37,8 @@ def read(home: Home) -> dict[str, Result]:
             result = msgspec.json.decode(line, type=Result)
         except msgspec.DecodeError:
             continue
-        found[result.cell] = result
+        before = found[result.cell].kills if result.cell in found else 0
+        found[result.cell] = msgspec.structs.replace(result, kills=before + result.kills)
     return found
 
 
