@@ -47,7 +47,7 @@ def test_orders_are_accepted_by_the_service_and_inserted_by_pgbench(place: Home)
     assert 0 < found["ms, p50"]["median"]["project"] <= found["ms, p99"]["median"]["project"]
 
 
-@pytest.mark.parametrize("arm", relay.ARMS)
+@pytest.mark.parametrize("arm", ["outbox", "cdc"])  # id_cursor differs from them in its statements
 def test_rows_of_each_publisher_arm_become_readable(place: Home, arm: str) -> None:
     found = figures(relay.bench(place, arm, 1, 2_000, 0.2, silent))
     assert found["rows per second"]["ratio_median"] > 0
