@@ -1,6 +1,13 @@
 """What a benchmark makes of its rounds."""
 
+import asyncio
+import contextlib
+import time
+
+import pytest
+
 from loadtest.bench.answer import Measured, answer_of
+from loadtest.bench.http_load import send
 from loadtest.bench.ingest import orders
 from loadtest.bench.work import interleave
 
@@ -59,3 +66,31 @@ def test_no_two_orders_of_the_load_are_the_same() -> None:
     for request in requests:
         head, _, body = request.partition(b"\r\n\r\n")
         assert f"Content-Length: {len(body)}".encode() in head
+
+
+async def test_every_request_is_answered_and_a_rate_is_not_exceeded() -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):  # the client has gone
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await reader.readexactly(int(head.partition(b"Content-Length: ")[2].split(b"\r\n")[0]))
+                writer.write(b"HTTP/1.1 201 Created\r\nContent-Length: 2\r\n\r\nok")
+        writer.close()
+
+    server = await asyncio.start_server(answer, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    began = time.monotonic()
+    answered = await send("127.0.0.1", port, orders(40), connections=4, rate=200)
+    assert answered.statuses == {201: 40}
+    assert len(answered.latencies_ms) == 40
+    assert time.monotonic() - began >= (40 - 4) / 200
+    server.close()
+
+
+async def test_a_connection_that_is_closed_ends_the_load_with_an_error() -> None:
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+
+    server = await asyncio.start_server(hang_up, "127.0.0.1", 0)
+    with pytest.raises(OSError, match="closed a connection"):
+        await send("127.0.0.1", server.sockets[0].getsockname()[1], orders(4), connections=1)
+    server.close()
