@@ -22,7 +22,7 @@ from services.auditor.findings import Findings, Totals, now
 from services.auditor.gap import GapReader
 from services.auditor.gap_watch import GapWatch
 from services.auditor.history import key_of
-from services.auditor.live import Pass
+from services.auditor.live import GRACE_S, Live, Pass
 from services.auditor.stores import Stores
 from services.auditor.taking import Taking
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
@@ -60,6 +60,9 @@ class Auditor:
         self._findings = Findings(settings)
         self._counted: dict[tuple[str, ...], int] = {}
         self._told_at = 0.0
+        self._promised = False  # written down
+        self._read: Live | None = None  # the reading of the stores that findings are compared with, and since when
+        self._read_at: float | None = None
         self.rows: list[AuditRow] = []
         self.at = now()
         self.took_s = 0.0
@@ -102,14 +105,28 @@ class Auditor:
             return  # half of it is not there: nothing is judged by that
         done = self._taking.live.judge(held, time.time())
         await self._findings.write(done.found)
+        await self._reconcile()
         self.rows, self.at = done.rows, now()
         if done.found:
             self._count(await self._findings.totals())
         await self._findings.write_rows(self.at, self.rows)
+        if not self._promised:
+            await self._findings.write_promises(self.rows)
+            self._promised = True
         self._taking.live.forget(REMEMBERED, held.answers)
         self._show(done)
         self.took_s = round(time.monotonic() - began, 3)
         await self._tell()
+
+    async def _reconcile(self) -> None:
+        """Once everything was read anew, and the grace is over: what was found before and is not found now is gone."""
+        live = self._taking.live
+        if live is not self._read:
+            self._read, self._read_at = live, time.monotonic()
+        elif self._read_at is not None and time.monotonic() - self._read_at > GRACE_S + 2 * AT_MOST_S:
+            self._read_at = None
+            await self._findings.reconcile(live.standing())
+            self._count(await self._findings.totals())
 
     async def _tell(self) -> None:
         """Look into what was found, now and then, some at a time."""

@@ -60,6 +60,12 @@ class Findings:
             columns = list(zip(*(one.row.split("/") for one in gone), strict=True))
             await self._fetch("gone", *map(list, columns), [o.state for o in gone], [text_of(o.key) for o in gone])
 
+    async def reconcile(self, standing: Sequence[Found]) -> None:
+        """Take back all that was lost or unexpected and is not among these: found by a life or a reading before."""
+        places = [(*one.row.split("/"), one.state, text_of(one.key)) for one in standing]
+        columns = list(map(list, zip(*places, strict=True))) if places else [[] for _ in range(5)]
+        await self._fetch("reconcile", *columns)
+
     async def write_rows(self, at: datetime, rows: Collection[AuditRow]) -> None:
         """What the last pass counted."""
         names = [[row.hop for row in rows], [row.arm for row in rows], [row.effect for row in rows]]

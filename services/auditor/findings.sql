@@ -15,6 +15,13 @@ UPDATE findings f SET gone_at = clock_timestamp(), taken_back = taken_back + 1
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS g (hop, arm, effect, state, message)
  WHERE (f.hop, f.arm, f.effect, f.state, f.message) = (g.hop, g.arm, g.effect, g.state, g.message) AND f.gone_at IS NULL;
 
+-- reconcile: take back what does not stand any more
+UPDATE findings f SET gone_at = clock_timestamp(), taken_back = taken_back + 1
+ WHERE f.gone_at IS NULL AND f.state IN ('lost', 'unexpected') AND NOT EXISTS (
+       SELECT FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
+           AS s (hop, arm, effect, state, message)
+        WHERE (s.hop, s.arm, s.effect, s.state, s.message) = (f.hop, f.arm, f.effect, f.state, f.message));
+
 -- write_rows: the last pass
 INSERT INTO rows
 SELECT r.hop, r.arm, r.effect, $1::timestamptz, r.c1, r.c2, r.c3, r.c4, r.c5, r.c6, r.c7, r.c8, r.c9, r.c10, r.c11,

@@ -91,6 +91,11 @@ class _Row:
         self._bad |= bad
         return found
 
+    def standing(self) -> list[Found]:
+        """What was said last to be lost or unexpected."""
+        name = self.settled.name
+        return [Found(name, *place, many) for place, many in self._bad.items() if place[0] != "duplicated"]
+
     def settle(self, key: Key, many: int, allowed: int) -> dict[tuple[State, Key], int]:
         """Count an applied message and let go of it."""
         self.open.discard(key)
@@ -283,6 +288,11 @@ class Live:
         cell = self._cells[arm, effect]
         cell.records[key] = Counter(places)
         self._set(cell, key, cell.records[key].total())
+
+    def standing(self) -> list[Found]:
+        """What is lost and unexpected by the last pass."""
+        rows = (*self._cells.values(), *(r for p in self._publishers for r in (p.accept, p.publish)))
+        return [one for row in rows for one in row.standing()]
 
     def places_of(self, arm: str, key: Key) -> list[Coordinates]:
         """Where the copies of a message lie that the arm publishes, or reads."""

@@ -187,11 +187,22 @@ async def test_the_process_finds_a_ghost_and_its_counters_outlive_it(settings: S
             assert str(ghost) in {item.message_id for item in live.evidence if item.state == "unexpected"}
             assert live.closes
             stands = counted(ask("/metrics"))
+            await the_verdict_says_so(settings)
         with auditor(settings, tmp_path) as ask:
             assert counted(ask("/metrics")) >= stands
     finally:
         await payments.execute("DELETE FROM at_least_once.records WHERE message_id = $1", ghost)
         await payments.close()
+
+
+async def the_verdict_says_so(settings: Settings) -> None:
+    """The view of verdicts says what is promised: the row of a ghost is broken."""
+    found = await connect(settings.ledger, "auditor", name="test")
+    try:
+        query = "SELECT verdict FROM verdicts WHERE arm = 'at_least_once' AND effect = 'record'"
+        assert await found.fetchval(query) == "broken"
+    finally:
+        await found.close()
 
 
 async def test_the_reader_may_look_at_what_was_found_and_touch_nothing(settings: Settings) -> None:
