@@ -33,6 +33,7 @@ def without_spans(
 
     `chunks`: log events that cover a record of the message; `lives`: beginnings and ends of processes.
     """
+    sampled = any(span["name"] == "INSERT intents" for span in spans)
     told = {span["resource"]["service.instance.id"] for span in spans if span["name"].startswith("process ")}
     over, names = _over(lives), {str(event["life"]): str(event["service.name"]) for event in (*lives, *chunks)}
     received = {life: event for life, event in _first(chunks, "offset.received") if life not in told}
@@ -45,7 +46,7 @@ def without_spans(
         Attempt(
             process=names.get(life, did[life][0].arm if life in did else ""),
             life=life,
-            fate=_fate(life, applied, over, names),
+            fate=_fate(life, applied, over, names, sampled=sampled),
             at=str(received[life]["covers"]) if life in received else str(did[life][0].at),
             effects=sorted({row.effect for row in did.get(life, [])}),
             time_s=_seconds(received[life]) if life in received else did[life][0].at_s,
@@ -55,12 +56,15 @@ def without_spans(
     return sorted(attempts, key=lambda attempt: attempt.time_s)
 
 
-def _fate(life: str, applied: Collection[str], over: Collection[str], names: Mapping[str, str]) -> Fate:
-    if life in applied:
+def _fate(
+    life: str, applied: Collection[str], over: Collection[str], names: Mapping[str, str], *, sampled: bool
+) -> Fate:  # fmt: skip
+    """A sampled message that was applied had its span, unless the life ended before it was made or sent."""
+    if life in applied and not sampled:
         return "not_sampled"
     if life in over:
         return "killed"
-    return "in_hand" if life in names else "unknown"
+    return "in_hand" if life in names and life not in applied else "unknown"
 
 
 def _over(lives: Iterable[Mapping[str, Any]]) -> set[str]:

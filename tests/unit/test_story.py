@@ -122,6 +122,17 @@ def test_what_was_handled_without_a_span_was_not_sampled_and_what_is_at_work_is_
     assert [one.fate for one in fates(lines, [], [])] == ["not_sampled", "in_hand"]
 
 
+def test_a_sampled_message_that_was_applied_by_a_life_that_ended_lost_its_span_with_it() -> None:
+    lines = [
+        line(1, "offset.received", "one", **CHUNK),
+        line(2, "offset.applied", "one", **CHUNK),
+        line(3, "process.started", "one"),
+        line(4, "process.started", "two"),
+    ]
+    (attempt,) = fates(lines, [], [span("INSERT intents", "1", life="orders")])
+    assert attempt.fate == "killed"
+
+
 def test_an_effect_of_a_life_that_no_log_names_is_unknown() -> None:
     row = Row("at_least_once", "record", AT, "gone", 1.0)
     (attempt,) = fates([], [row], [])
