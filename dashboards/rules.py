@@ -65,13 +65,13 @@ def records(profile: Profile) -> Iterator[Record]:
 def _rise(metric: str, profile: Profile) -> str:
     """How much a counter of the auditor rose, as a whole number: exact, over gaps in the scrapes, and over resets.
 
-    increase() alone would estimate fractions, and see nothing when the rise came while nobody scraped; the difference
-    alone would see nothing when the counter began anew.
+    The first half compares with the value before the window, however long nobody scraped; the second with the least
+    value within it, for a counter that began anew or has just appeared. increase() would estimate fractions.
     """
     kept = f"sum by ({_PER_ROW})"
     return (
         f"{kept} ({metric} - last_over_time({metric}[{LATEST}] offset {profile.rise}) > 0)"
-        f" or {kept} (increase({metric}[{profile.rise}]))"
+        f" or {kept} ({metric} - min_over_time({metric}[{profile.rise}]))"
     )
 
 

@@ -123,6 +123,12 @@ CASES = [
         "EventsLost", "a loss after the counter began anew", {LOST: "5x30 0x5 1x60", **NO_LOSS}, {33: [], 38: lost(1)}
     ),
     Case("EventsLost", "the counter begins anew, nothing is lost", {LOST: "5x30 0x60", **NO_LOSS}, {31: [], 50: []}),
+    Case(
+        "EventsLost",
+        "a loss seconds after the series appeared is counted and not estimated",
+        {LOST: "_x30 0x2 3x30", **NO_LOSS},
+        {33: lost(3), 36: lost(3), 60: []},
+    ),
     Case("EventsLost", "no series", NO_LOSS, {31: []}),
     Case(
         "EffectDuplicated",
