@@ -56,11 +56,13 @@ class Board:
         """The store that has not answered yet; empty once both have."""
         return next((store for store in ("kafka", "postgres") if store not in self._succeeded), "")
 
-    def broker_said(self, said: BrokerSaid | None) -> None:
-        """The result of a look at the broker, `None` when it failed."""
+    def broker_said(self, said: BrokerSaid | None) -> bool:
+        """The result of a look at the broker, `None` when it failed. Returns whether that is news."""
+        news = (said is None) != (self._broker[1] is None)
         self._broker = (time.monotonic(), said)
         if said is not None:
             self._succeeded["kafka"] = time.time()
+        return news
 
     def postgres_said(self, said: PostgresSaid, *, whole: bool) -> None:
         """The result of a look at Postgres; `whole`: every database answered."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Final
 
@@ -19,6 +20,7 @@ from services.settings import Settings
 from services.storage.postgres import AWAY
 
 EVERY_S: Final = 1.0
+_LOG: Final = logging.getLogger("probe")
 _MAIN: Final = tuple(topic.name for topic in MAIN_TOPICS)
 
 
@@ -52,18 +54,27 @@ class Watched(msgspec.Struct, frozen=True):
 
 
 async def watch_broker(process: Process, watched: Watched, board: Board) -> None:
-    """Look once a second, until cancelled. A look blocks, so it is a thread's; it is bounded by its time-outs."""
+    """Look once a second, until cancelled. A look blocks, so it is a thread's; it is bounded by its time-outs.
+
+    Clients that failed are made anew: they were seen to go on failing for minutes after the broker was back.
+    """
     topics = list(watched.topics())
     names = {topic for _, _, topic in topics} | set(_MAIN)
-    broker = Broker(process.settings.kafka, {topic.name: topic.partitions for topic in TOPICS if topic.name in names})
+    partitions = {topic.name: topic.partitions for topic in TOPICS if topic.name in names}
+    broker: Broker | None = None
     try:
         async for _ in _every(EVERY_S):
+            broker = broker or Broker(process.settings.kafka, partitions)
             try:
                 board.broker_said(await asyncio.to_thread(_look_at_broker, broker, topics, watched.consumers))
-            except BROKER_AWAY:
-                board.broker_said(None)
+            except BROKER_AWAY as error:
+                if board.broker_said(None):
+                    _LOG.warning("the broker does not answer, its figures are absent: %r", error)
+                gone, broker = broker, None
+                await asyncio.to_thread(gone.close)
     finally:
-        broker.close()
+        if broker is not None:
+            broker.close()
 
 
 def _look_at_broker(broker: Broker, topics: Sequence[tuple[str, str, str]], arms: Sequence[ConsumerArm]) -> BrokerSaid:
