@@ -29,6 +29,7 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `make test`, which runs two workers: a file stays on one of them, and so do all tests of the session's lab.
 
