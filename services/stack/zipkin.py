@@ -58,8 +58,9 @@ def environment(bind: str, port: int) -> dict[str, str]:
     return {
         "STORAGE_TYPE": "mem",
         "MEM_MAX_SPANS": str(MEM_MAX_SPANS),
-        "QUERY_PORT": str(port),
-        "SERVER_ADDRESS": bind,
+        "ARMERIA_PORTS_0_IP": bind,  # SERVER_ADDRESS is not heard: it would listen everywhere
+        "ARMERIA_PORTS_0_PORT": str(port),
+        "ARMERIA_PORTS_0_PROTOCOLS_0": "http",
         "QUERY_LOOKBACK": str(60 * 60 * 1000),
         "SELF_TRACING_ENABLED": "false",
         "JAVA_LOGGING_LEVEL": "WARN",
