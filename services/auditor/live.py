@@ -377,7 +377,10 @@ class Live:
             else:
                 rest[key] = many
         looks = self._look(cell, rest, holdings)
-        nowhere = seem_lost(cell.effect, cell.arm, _Some(self._main, rest.keys()), looks[0])  # type: ignore[arg-type]
+        seem = seem_lost(cell.effect, cell.arm, _Some(self._main, rest.keys()), looks[0])  # type: ignore[arg-type]
+        # It asks of every message with copies, and the look knows only of the rest; one that was never applied is not
+        # lost while another copy of it is held.
+        nowhere = {key for key in seem & rest.keys() if rest[key] or holdings.gone(key, self._main.copies[key])}
         lost = cell.ripe(nowhere, now)
         some = _Some(self._main, rest.keys() - (nowhere - lost))
         judged = judge_process(AuditRow(hop="", arm="", effect=cell.effect), cell.arm, some, looks, lost)  # type: ignore[arg-type]

@@ -56,7 +56,10 @@ def live_row(told: Told, arm: ConsumerArm, effect: str, seed: int) -> AuditRow:
     look_up(live, told, events)
     live.judge(held(told.holdings), 1_000)
     rows = {row.name: row for row in live.judge(held(told.holdings), 1_000 + GRACE_S).rows}
-    return rows[f"process/tried/{effect}"]
+    row = rows[f"process/tried/{effect}"]
+    said = [one for one in live.standing() if one.row == row.name and one.state == "lost"]
+    assert len(said) == row.lost  # what alerts go by is what the row says
+    return row
 
 
 def look_up(live: Live, told: Told, events: list[tuple[str, Coordinates]]) -> None:
