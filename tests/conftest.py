@@ -14,6 +14,7 @@ from uuid import uuid4
 import asyncpg
 import msgspec
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from services.settings import Settings
 from services.stack import control
@@ -29,21 +30,32 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
+# Files whose tests share the session's lab: with two workers (`make test`) one of them runs all of these.
+OF_THE_LAB = (
+    "tests/e2e/",
+    "tests/telemetry/",
+    "tests/dashboards/test_data.py",
+    "tests/integration/test_bad_input.py",
+    "tests/integration/test_faults.py",
+    "tests/integration/test_more_arms.py",
+)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `make test`, which runs two workers: a file stays on one of them, and so do all tests of the session's lab.
-
-    Those come first: they are the longest piece that cannot be divided.
-    """
-    groups = {item: "lab" if _of_the_lab(item) else item.nodeid.partition("::")[0] for item in items}
-    for item, group in groups.items():
-        item.add_marker(pytest.mark.xdist_group(group))
-    items.sort(key=lambda item: groups[item] != "lab")
+    """What uses the lab first: it is the longest piece that cannot be divided."""
+    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_LAB))
 
 
-def _of_the_lab(item: pytest.Item) -> bool:
-    named = item._fixtureinfo.name2fixturedefs.get("lab") if hasattr(item, "_fixtureinfo") else None
-    return bool(named) and named[-1].scope == "session"
+class ByLabAndFile(LoadScopeScheduling):
+    """Tests of one file stay together, and so do all tests of the session's lab."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "lab" if nodeid.startswith(OF_THE_LAB) else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLabAndFile:
+    """Of `pytest -n`."""
+    return ByLabAndFile(config, log)
 
 
 def free_home(path: os.PathLike[str]) -> Home:
