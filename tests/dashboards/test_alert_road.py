@@ -112,10 +112,3 @@ def test_a_loss_is_a_page_within_seconds_and_a_second_loss_is_one_again(road: La
     auditor.lost = 5
     road.until(lambda: len(pages(road, "EventsLost")) == 2, "the page of the second loss")
     assert pages(road, "EventsLost")[1]["summary"].startswith("LOST 2 at process")
-
-
-def test_a_restart_of_a_process_is_told(road: Lab) -> None:
-    before = len(pages(road, "PartRestarted"))
-    road.cli("kill", "alertmanager")
-    road.until(lambda: road.status()["alertmanager"]["ready"], "Alertmanager, started again")
-    road.until(lambda: len(pages(road, "PartRestarted")) > before, "the page, by an Alertmanager that was just killed")

@@ -33,7 +33,7 @@ def test_each_process_is_killed_once_under_load_and_nothing_promised_is_broken(l
     try:
         for strike in STRIKES:
             lab.cli("kill", *strike)
-            lab.until(lambda strike=strike: _are_back(lab, strike, before), f"{strike} to be back")
+            lab.until(lambda strike=strike: _are_back(lab, strike, before), f"{strike} to be back", 180)
         assert under_way.poll() is None, "the load ended by itself"
     finally:
         totals = under_way.stop()

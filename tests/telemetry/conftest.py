@@ -57,7 +57,7 @@ def told(lab: Lab, scraped: Prometheus) -> Iterator[Prometheus]:
     lab.cli("fault", "inject", "poison", "--count", "2")
     lab.cli("fault", "inject", "duplicate", "--count", "3", "--run", RUN)
     poisoned = ("dlq", "list", "--arm", "effectively_once", "--reason", "undecodable", "--json")
-    lab.until(lambda: json.loads(lab.cli(*poisoned))["letters"], "a letter of effectively_once")
+    lab.until(lambda: json.loads(lab.cli(*poisoned))["letters"], "a letter of effectively_once", 180)
     lab.cli("dlq", "redrive", "--arm", "effectively_once", "--reason", "undecodable", "--why", "a test")
     yield scraped
     lab.cli("fault", "clear")

@@ -122,9 +122,14 @@ def test_the_life_of_an_offset_is_told_by_every_arm(lab: Lab, journey: Journey) 
         assert set(EVENTS[line["event"]].fields) <= line.keys(), line
         told.setdefault(line["service.name"], []).append(line["event"])
     life = ["offset.received", "offset.applied", "offset.committed"]
-    assert told["arm.at_least_once#0"] == told["arm.effectively_once#0"] == told["arm.kafka_transactions#0"] == life
-    assert told["arm.at_most_once#0"] == ["offset.committed", "offset.received", "offset.applied"]
-    assert told["arm.stock_faust#0"] == ["offset.received", "offset.applied"]  # of its commits nothing can be heard
+
+    def first_of(process: str) -> list[str]:  # a chunk that was delivered again is told of again
+        return list(dict.fromkeys(event for event in told[process] if event in life))
+
+    for arm in ("at_least_once", "effectively_once", "kafka_transactions"):
+        assert first_of(f"arm.{arm}#0") == life
+    assert first_of("arm.at_most_once#0") == ["offset.committed", "offset.received", "offset.applied"]
+    assert first_of("arm.stock_faust#0") == ["offset.received", "offset.applied"]  # its commits cannot be heard
 
 
 def test_the_lines_of_a_message_are_readable_and_without_colours_where_none_are_wanted(
@@ -154,7 +159,7 @@ def test_a_dedup_decision_says_all_that_it_was_made_from(lab: Lab, traces: Trace
 
 def msg_of(lab: Lab, traces: Traces, journey: Journey) -> dict[str, Any]:
     """What the producer says of a request that came again."""
-    assert traces.send(journey)[0] == 201
+    assert traces.send(journey, effects="record,charge")[0] == 201
     line = wait_for(lab, "orders", "dedup.decision", dedup_key=journey.key)
     assert line["original.message.id"] == journey.message_id
     assert line["trace_id"] == journey.trace_id
