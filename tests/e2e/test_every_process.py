@@ -8,6 +8,7 @@ import pytest
 from loadtest import run as load
 from services.domain.audit import AuditRow
 from services.domain.verdict import promises_of
+from services.stack.parts import PARTS
 from tests.conftest import Lab
 
 # What dies together; `ledger` is the one that no fault touches.
@@ -26,12 +27,15 @@ SEED = 20261124
 @pytest.mark.timeout(420)
 def test_each_process_is_killed_once_under_load_and_nothing_promised_is_broken(lab: Lab) -> None:
     print(f"seed {SEED}")
-    victims = [name for strike in STRIKES for name in strike]
-    assert {*victims, "ledger"} == set(lab.status()), "a process of the lab is not killed by this test"
+    victims = {name for strike in STRIKES for name in strike}
+    absent = victims - set(lab.status())
+    assert absent <= {name for name, part in PARTS.items() if part.optional}, "what the machine could not get"
+    assert {*victims - absent, "ledger"} == set(lab.status()), "a process of the lab is not killed by this test"
     before = {name: process["restarts"] for name, process in lab.status().items()}
     under_way = load.start(lab.home, rate=20, duration_s=600, seed=SEED)  # ended when the last victim is back
     try:
-        for strike in STRIKES:
+        for names in STRIKES:
+            strike = tuple(name for name in names if name not in absent)
             lab.cli("kill", *strike)
             lab.until(lambda strike=strike: _are_back(lab, strike, before), f"{strike} to be back", 180)
         assert under_way.poll() is None, "the load ended by itself"
