@@ -96,13 +96,13 @@ def scraped(road: Lab) -> bool:
 
 
 def test_watchdog_says_that_the_road_is_open(road: Lab) -> None:
-    road.until(lambda: pages(road, "Watchdog"), "Watchdog")
+    road.until(lambda: pages(road, "Watchdog"), "Watchdog", 180)
 
 
 def test_a_loss_is_a_page_within_seconds_and_a_second_loss_is_one_again(road: Lab, auditor: Auditor) -> None:
-    road.until(lambda: scraped(road), "the first scrape")
+    road.until(lambda: scraped(road), "the first scrape", 180)
     auditor.lost = 3
-    road.until(lambda: pages(road, "EventsLost"), "the page of the first loss")
+    road.until(lambda: pages(road, "EventsLost"), "the page of the first loss", 120)
     (first,) = pages(road, "EventsLost")
     assert first["severity"] == "page"
     assert first["summary"] == "LOST 3 at process, effectively_once, record: a promise is broken"

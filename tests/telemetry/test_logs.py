@@ -116,20 +116,22 @@ def journey(lab: Lab, traces: Traces) -> Journey:
 
 
 def test_the_life_of_an_offset_is_told_by_every_arm(lab: Lab, journey: Journey) -> None:
-    document = json.loads(lab.cli("logs", "--message", journey.message_id, "--json"))
-    told: dict[str, list[str]] = {}
-    for line in document["lines"]:
-        assert set(EVENTS[line["event"]].fields) <= line.keys(), line
-        told.setdefault(line["service.name"], []).append(line["event"])
     life = ["offset.received", "offset.applied", "offset.committed"]
+    applied_first = {f"arm.{arm}#0": life for arm in ("at_least_once", "effectively_once", "kafka_transactions")}
+    committed_first = {"arm.at_most_once#0": ["offset.committed", "offset.received", "offset.applied"]}
+    unheard = {"arm.stock_faust#0": ["offset.received", "offset.applied"]}  # its commits cannot be heard
+    expected = applied_first | committed_first | unheard
 
-    def first_of(process: str) -> list[str]:  # a chunk that was delivered again is told of again
-        return list(dict.fromkeys(event for event in told[process] if event in life))
+    def told() -> dict[str, list[str]]:
+        """By process, each event at its first time: a chunk that was delivered again is told of again."""
+        found: dict[str, dict[str, None]] = {}
+        for line in json.loads(lab.cli("logs", "--message", journey.message_id, "--json"))["lines"]:
+            assert set(EVENTS[line["event"]].fields) <= line.keys(), line
+            if line["event"] in life:
+                found.setdefault(line["service.name"], {})[line["event"]] = None
+        return {process: list(events) for process, events in found.items()}
 
-    for arm in ("at_least_once", "effectively_once", "kafka_transactions"):
-        assert first_of(f"arm.{arm}#0") == life
-    assert first_of("arm.at_most_once#0") == ["offset.committed", "offset.received", "offset.applied"]
-    assert first_of("arm.stock_faust#0") == ["offset.received", "offset.applied"]  # its commits cannot be heard
+    lab.until(lambda: expected.items() <= told().items(), "the life of the message's offset")
 
 
 def test_the_lines_of_a_message_are_readable_and_without_colours_where_none_are_wanted(
@@ -213,6 +215,7 @@ def test_the_supervisor_tells_of_its_parts(lab: Lab) -> None:
 
 
 def test_every_process_says_that_it_began_and_that_it_ends(lab: Lab) -> None:
+    lab.until(lambda: lab.status()["refunds"]["ready"], "refunds, killed before, to be ready")
     lab.cli("restart", "refunds")
     ended = wait_for(lab, "refunds", "process.stopping")
     began = wait_for(lab, "refunds", "process.started", life=ended["life"])
