@@ -71,5 +71,6 @@ def command(home: Home) -> list[str]:
         "--storage.tsdb.retention.size=512MB",
         f"--web.listen-address={home.bind}:{home.port(PARTS['prometheus'].port)}",
         "--enable-feature=exemplar-storage",
+        "--rules.alert.resend-delay=2s",  # an Alertmanager that is just away gets it within its window, not a minute on
         "--log.level=warn",
     ]

@@ -96,13 +96,13 @@ def scraped(road: Lab) -> bool:
 
 
 def test_watchdog_says_that_the_road_is_open(road: Lab) -> None:
-    road.until(lambda: pages(road, "Watchdog"), "Watchdog", 180)
+    road.until(lambda: pages(road, "Watchdog"), "Watchdog")
 
 
 def test_a_loss_is_a_page_within_seconds_and_a_second_loss_is_one_again(road: Lab, auditor: Auditor) -> None:
-    road.until(lambda: scraped(road), "the first scrape", 180)
+    road.until(lambda: scraped(road), "the first scrape")
     auditor.lost = 3
-    road.until(lambda: pages(road, "EventsLost"), "the page of the first loss", 120)
+    road.until(lambda: pages(road, "EventsLost"), "the page of the first loss")
     (first,) = pages(road, "EventsLost")
     assert first["severity"] == "page"
     assert first["summary"] == "LOST 3 at process, effectively_once, record: a promise is broken"
@@ -112,3 +112,10 @@ def test_a_loss_is_a_page_within_seconds_and_a_second_loss_is_one_again(road: La
     auditor.lost = 5
     road.until(lambda: len(pages(road, "EventsLost")) == 2, "the page of the second loss")
     assert pages(road, "EventsLost")[1]["summary"].startswith("LOST 2 at process")
+
+
+def test_a_restart_of_a_process_is_told(road: Lab) -> None:
+    before = len(pages(road, "PartRestarted"))
+    road.cli("kill", "alertmanager")
+    road.until(lambda: road.status()["alertmanager"]["ready"], "Alertmanager, started again")
+    road.until(lambda: len(pages(road, "PartRestarted")) > before, "the page, by an Alertmanager that was just killed")
