@@ -1,6 +1,7 @@
 """The provider's client: charges and emails, as the third party offers them. One try a call; no retries of its own.
 
-Every call passes the circuit breaker: while it is open, callers wait, and their messages lose no attempt.
+Every call of an arm with tiers passes the circuit breaker: while it is open, callers wait, and their messages lose no
+attempt. A call that found no connection is no attempt of any arm's: the provider was not called.
 """
 
 import asyncio
@@ -93,7 +94,8 @@ class Provider:
                     self.circuit.failed(permit, time.monotonic())
                 else:
                     self.circuit.succeeded(permit)
-                raise CallFailed(error.failure, counts=not permit.trial) from error
+                called = error.failure.reason != "connection"  # else it never heard of the message
+                raise CallFailed(error.failure, counts=called and not permit.trial) from error
             except BaseException:
                 self.circuit.left(permit, time.monotonic())
                 raise

@@ -15,13 +15,13 @@ class Tries:
         self._letters: dict[Coordinates, Letter] = {}
 
     def note(self, failed: Unapplied) -> None:
-        """A try failed for these messages."""
+        """A try failed for these messages; of some it counts as no attempt."""
         for letter in failed.letters:
             self._letters[letter.at] = letter
         for one in failed.deferred:
             at = one.message.at
             before = self._deferred.get(at)
-            attempts = 1 + (before.attempts if before else one.message.attempts)
+            attempts = one.attempts + (before.attempts - one.message.attempts if before else 0)
             self._deferred[at] = Deferred(one.message, one.failure, attempts)
 
     def given_up(self, messages: Iterable[Message]) -> Unapplied:

@@ -82,6 +82,7 @@ class Child:
             process = await self._spawn()
         except (OSError, subprocess.SubprocessError) as error:
             # a binary is missing, the disk is full, no more processes are allowed: counts as a crash
+            self._event("part.not_started", level="warning", why=f"{error}")
             self._after_exit(f"could not be started ({error})")
             return None
         self._exited.clear()

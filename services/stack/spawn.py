@@ -24,6 +24,13 @@ def child_setup(death_signal: signal.Signals, *, unprivileged: bool) -> Callable
     other = _known_id() if unprivileged and not _is_welcome(uid) else None
 
     def setup() -> None:
+        try:
+            prepare()
+        except Exception as error:  # subprocess says no more than that there was one: the reason goes to its log
+            os.write(2, f"cannot prepare this process: {error!r}\n".encode())
+            raise
+
+    def prepare() -> None:
         os.setsid()
         if other is not None:
             if _libc.unshare(_CLONE_NEWUSER) != 0:

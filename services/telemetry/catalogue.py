@@ -692,6 +692,7 @@ EVENTS: Final = {
         Event("part.ready", "A process answers its readiness probe.", ("part",)),
         Event("part.unready", "A process that was ready no longer answers its readiness probe.", ("part",)),
         Event("part.exited", "A process ended, with its exit code (negative: the signal).", ("part", "code")),
+        Event("part.not_started", "A process could not be started; it is tried again.", ("part", "why")),
         Event("part.failed", "A process ended too often and is not started again.", ("part", "why")),
         Event(
             "part.killed",

@@ -115,6 +115,9 @@ async def test_a_process_that_cannot_be_started_fails_and_says_why(tmp_path: Pat
         await until(lambda: child.state == "failed")
         assert "could not be started" in child.why
         assert "No such file" in child.why
+        told = events(tmp_path, "part.not_started")
+        assert len(told) == child_module.CRASHES_ALLOWED + 1
+        assert "No such file" in told[0]["why"]
 
 
 @pytest.mark.usefixtures("quick_restarts")

@@ -12,7 +12,7 @@ from services.payments.tries import Tries
 from services.payments.unapplied import Deferred, Letter, Unapplied
 
 PASSING = Failure("timeout", True)
-batches = st.lists(st.sets(st.integers(0, 4), min_size=1), max_size=40)
+batches = st.lists(st.tuples(st.sets(st.integers(0, 4), min_size=1), st.booleans()), max_size=60)
 
 
 def message(number: int) -> Message:
@@ -21,17 +21,18 @@ def message(number: int) -> Message:
     return Message(UUID(int=number), ORDERS, "customer", payload, b"", ("record",), "", at)
 
 
-def failed(*numbers: int) -> Unapplied:
-    return Unapplied(deferred=[Deferred(message(number), PASSING, 1) for number in numbers])
+def failed(*numbers: int, counts: bool = True) -> Unapplied:
+    return Unapplied(deferred=[Deferred(message(number), PASSING, int(counts)) for number in numbers])
 
 
 @given(batches)
-def test_a_message_is_given_up_when_it_failed_as_often_as_is_allowed(batches: list[set[int]]) -> None:
+def test_a_message_is_given_up_when_it_failed_as_often_as_is_allowed(batches: list[tuple[set[int], bool]]) -> None:
+    """Tries that count as no attempt, as when nobody answers at the provider's address, use none up."""
     tries, counts = Tries(), dict.fromkeys(range(5), 0)
-    for batch in batches:
-        tries.note(failed(*batch))
+    for batch, counted in batches:
+        tries.note(failed(*batch, counts=counted))
         for number in batch:
-            counts[number] += 1
+            counts[number] += counted
         given_up = {one.message.at.offset: one.attempts for one in tries.given_up(map(message, counts)).deferred}
         assert given_up == {number: count for number, count in counts.items() if count >= ATTEMPTS}
 

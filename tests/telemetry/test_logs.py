@@ -31,6 +31,7 @@ SHOWN_BY = {
     "part.ready": (HERE, "test_the_supervisor_tells_of_its_parts"),
     "part.exited": (HERE, "test_the_supervisor_tells_of_its_parts"),
     "part.unready": ("integration/test_supervisor.py", "part.unready"),
+    "part.not_started": ("integration/test_supervisor.py", "part.not_started"),
     "part.failed": ("integration/test_supervisor.py", "part.failed"),
     "part.killed": ("integration/test_supervisor.py", "part.killed"),
     "fault": (HERE, "test_the_supervisor_tells_of_its_parts"),
