@@ -100,7 +100,7 @@ def start_plan(home: Home, plan: Plan, urls: Mapping[str, str], *, web: bool = F
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            preexec_fn=child_setup(signal.SIGTERM, unprivileged=False),  # noqa: PLW1509  # takes no lock, imports nothing
+            preexec_fn=child_setup(signal.SIGTERM),  # noqa: PLW1509  # takes no lock, imports nothing
         )
     return Load(process, plan, home)
 

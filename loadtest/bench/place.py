@@ -125,7 +125,7 @@ def _running(command: list[str], environment: dict[str, str], log_file: Path) ->
     with log_file.open("ab") as log:
         process = subprocess.Popen(
             command, env=environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-            preexec_fn=child_setup(signal.SIGKILL, unprivileged=False),  # noqa: PLW1509  # takes no lock
+            preexec_fn=child_setup(signal.SIGKILL),  # noqa: PLW1509  # takes no lock
         )  # fmt: skip
     child = Child(process)
     try:

@@ -16,7 +16,7 @@ import psutil
 from services.stack.launch import Launch
 from services.stack.logfiles import keep_bounded
 from services.stack.parts import Part
-from services.stack.spawn import child_setup
+from services.stack.spawn import child_setup, unprivileged
 from services.telemetry.logs import Log
 
 State = Literal["waiting", "starting", "ready", "unready", "frozen", "held", "restarting", "failed", "done", "stopped"]
@@ -103,15 +103,19 @@ class Child:
         return code
 
     async def _spawn(self) -> asyncio.subprocess.Process:
-        setup = child_setup(self._launch.death_signal, unprivileged=self._launch.unprivileged)
+        command, death_signal = self._launch.command, self._launch.death_signal
+        if self._launch.unprivileged:
+            command = unprivileged(command, death_signal)
         with self._log_file.open("ab") as output:
             return await asyncio.create_subprocess_exec(
-                *self._launch.command,
+                *command,
                 env=self._launch.environment,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
-                preexec_fn=setup,  # forked from the main thread: its end is what the death signal waits for
+                preexec_fn=child_setup(
+                    death_signal
+                ),  # forked from the main thread, whose end the death signal awaits
             )
 
     async def _watch_readiness(self) -> None:

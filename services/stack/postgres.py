@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Final
 
 from services.stack.errors import StackError, package_folder
-from services.stack.spawn import child_setup
+from services.stack.other_id import REFUSED
+from services.stack.spawn import child_setup, unprivileged
 
 USER: Final = "lab"
 MAX_CONNECTIONS: Final = 200
@@ -37,15 +38,17 @@ def initialise(data: Path, password: str) -> None:
         "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C", "--no-instructions", "--no-sync",
     ]  # fmt: skip
     try:
-        setup = child_setup(signal.SIGKILL, unprivileged=True)
-        done = subprocess.run(command, capture_output=True, text=True, preexec_fn=setup, check=False)
-    except subprocess.SubprocessError as error:
-        raise StackError(
-            "Postgres refuses to run as root or as a user without a name, and this machine does not allow a user "
-            "namespace to run it in: run the lab as an ordinary user"
-        ) from error
+        done = subprocess.run(
+            unprivileged(command, signal.SIGKILL), capture_output=True, text=True,
+            preexec_fn=child_setup(signal.SIGKILL), check=False,
+        )  # fmt: skip
     finally:
         password_file.unlink()
+    if done.returncode == REFUSED:
+        raise StackError(
+            "Postgres refuses to run as root or as a user without a name, and this machine does not allow a user "
+            f"namespace to run it in ({done.stderr.strip()[-200:]}): run the lab as an ordinary user"
+        )
     if done.returncode != 0:
         raise StackError(f"initdb failed: {done.stderr.strip()[-400:]}")
     (data / "lab-initialised").touch()

@@ -5,6 +5,8 @@ import os
 import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -24,6 +26,7 @@ from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.launch import Launch
 from services.stack.parts import Part
+from services.stack.spawn import unprivileged
 from services.telemetry.logs import Log
 from tests.conftest import free_home, say
 
@@ -232,15 +235,27 @@ async def test_a_child_ends_when_its_parent_was_killed() -> None:
     """The death signal of the kernel: without it, a killed supervisor would leave a lab that nobody watches."""
     script = (
         "import os, signal, subprocess, sys\n"
-        "from services.stack.spawn import child_setup\n"
-        f"child = subprocess.Popen([sys.executable, '-c', {SLEEP!r}], stdout=subprocess.DEVNULL,"
-        " preexec_fn=child_setup(signal.SIGKILL, unprivileged=True))\n"
+        "from services.stack.spawn import child_setup, unprivileged\n"
+        f"command = unprivileged([sys.executable, '-c', {SLEEP!r}], signal.SIGKILL)\n"
+        "child = subprocess.Popen(command, stdout=subprocess.DEVNULL, preexec_fn=child_setup(signal.SIGKILL))\n"
         "print(child.pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)"
     )
     parent = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, check=False)  # noqa: ASYNC221
     assert parent.returncode == -signal.SIGKILL
     await until(lambda: not alive(int(parent.stdout)))
+
+
+def test_a_child_with_a_second_thread_gets_another_id_all_the_same() -> None:
+    """The kernel refuses that to a child which has one at that moment: Postgres then did not come back after a kill."""
+
+    def setup() -> None:
+        threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
+
+    command = unprivileged([sys.executable, "-c", "import os; print(os.geteuid())"], signal.SIGKILL)
+    done = subprocess.run(command, preexec_fn=setup, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert int(done.stdout) != 0
 
 
 # --- a whole lab of servers ---
