@@ -134,11 +134,12 @@ class Lab(msgspec.Struct, frozen=True):
         """What `lab status --json` says of each process, by name."""
         return {process["name"]: process for process in json.loads(self.cli("status", "--json"))["processes"]}
 
-    def until(self, condition: Callable[[], Any], what: str, timeout_s: float = 60) -> None:
-        """Wait until the condition holds; fails with what was waited for."""
+    def until(self, condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 60) -> None:
+        """Wait until the condition holds; fails with what was waited for (and, of a function, what there was)."""
         deadline = time.monotonic() + timeout_s
         while not condition():
-            assert time.monotonic() < deadline, f"waited {timeout_s:g} s for {what}"
+            if time.monotonic() > deadline:
+                pytest.fail(f"waited {timeout_s:g} s for {what if isinstance(what, str) else what()}")
             time.sleep(0.2)
 
 

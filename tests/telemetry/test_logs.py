@@ -132,7 +132,7 @@ def test_the_life_of_an_offset_is_told_by_every_arm(lab: Lab, journey: Journey) 
                 found.setdefault(line["service.name"], {})[line["event"]] = None
         return {process: list(events) for process, events in found.items()}
 
-    lab.until(lambda: expected.items() <= told().items(), "the life of the message's offset")
+    lab.until(lambda: expected.items() <= told().items(), lambda: f"{expected}, there was {told()}")
 
 
 def test_the_lines_of_a_message_are_readable_and_without_colours_where_none_are_wanted(
