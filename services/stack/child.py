@@ -113,9 +113,7 @@ class Child:
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=asyncio.subprocess.STDOUT,
-                preexec_fn=child_setup(
-                    death_signal
-                ),  # forked from the main thread, whose end the death signal awaits
+                preexec_fn=child_setup(death_signal),  # forked from the main thread, whose end the death signal awaits
             )
 
     async def _watch_readiness(self) -> None:
