@@ -29,6 +29,7 @@ class Provocation(msgspec.Struct, frozen=True):
     gloss: str
     arms: tuple[tuple[str, str], ...] = ()  # failpoint and action, armed while the load runs
     poison: bool = False  # a record a second that is no event
+    rebalanced: str = ""  # the process that gets a second replica and loses it, all the time
     redriven: str = ""  # the arm whose letters are redriven all the time
     causes: tuple[tuple[str, str], ...] = ()
 
@@ -42,16 +43,15 @@ LATE_COMMITS: Final = Provocation(
 )
 
 
-# It tries again in place and has no circuit breaker: what was tried as often as is allowed, it gives up.
-OUTAGE: Final = Provocation(
-    "kafka_transactions may give up what it tried 6 times", causes=(("kafka_transactions", "attempts"),)
-)
-
-
 def failing(arm: str) -> Provocation:
     """Messages of the arm fail in a way that passes."""
     armed = ("provider.before_applying", f"error:http_503 p=0.35 arm={arm}")
     return Provocation("the provider answers 503 to one call in three", arms=(armed,), causes=((arm, "attempts"),))
+
+
+def rebalanced(process: str) -> Provocation:
+    """The process's group deals its partitions out again and again."""
+    return Provocation("a second replica that comes and goes", rebalanced=process)
 
 
 def going_round(arm: str) -> Provocation:
@@ -149,19 +149,20 @@ BREAKS: Final[Mapping[tuple[str, str], tuple[Control, ...]]] = {
 }
 
 _RETRIES: Final = "process.after_retry_produced_before_commit"
+_REBALANCE: Final = "process.during_rebalance"
 _LETTERS: Final = "process.after_dead_letter_produced_before_commit"
 
 
 def needs_of(failpoint: str, process: str) -> Provocation:
     """What a run must do so that this process passes this place."""
+    if failpoint == _REBALANCE:
+        return rebalanced(process)
     if process.startswith("retry."):
         return going_round(arm_of(process)) if failpoint == _LETTERS else failing(arm_of(process))
     if failpoint == _RETRIES:
         return failing(arm_of(process))
     if failpoint == _LETTERS:
         return POISON
-    if process == "provider":
-        return OUTAGE
     if process == REDRIVE:
         return refused(REPLAYED_INTO)
     return LATE_COMMITS if process == "id_cursor" else CALM
@@ -241,6 +242,7 @@ SHORT: Final[Mapping[str, str]] = {
     "process.after_record_before_commit": "arm.at_least_once",
     "process.after_retry_produced_before_commit": "arm.at_least_once",
     "process.after_dead_letter_produced_before_commit": "arm.kafka_transactions",
+    "process.during_rebalance": "arm.effectively_once",
     "process.in_transaction_before_offsets": "arm.kafka_transactions",
     "process.in_transaction_after_offsets": "arm.kafka_transactions",
     "process.after_email_claimed_before_sent": "arm.effectively_once",
@@ -260,7 +262,8 @@ def short_rounds() -> Iterator[Round]:
 
 def errors_round() -> Round:
     """The places of the consumer arms, with an error instead of a kill."""
-    return Round(tuple(cell for cell in _short("error:connection count=2") if cell.failpoint.startswith("process.")))
+    cells = _short("error:connection count=2")
+    return Round(tuple(c for c in cells if c.failpoint.startswith("process.") and FAILPOINTS[c.failpoint].errors))
 
 
 def _short(action: str) -> Iterator[Cell]:

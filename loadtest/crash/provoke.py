@@ -19,6 +19,7 @@ from services.stack.home import Home
 from services.storage.postgres import AWAY, connect
 
 EVERY_S: Final = 1.0
+REPLICA_S: Final = 6.0  # how long a second replica is there, or is not: a join takes three to four
 
 
 class Provocations:
@@ -32,7 +33,9 @@ class Provocations:
         self._redriven = {need.redriven for need in needs} - {""}
         self._draw = random.Random(seed)  # noqa: S311  # faults are to be repeatable, not secret
         self._began = datetime.now(UTC)
+        self._rebalanced = sorted({need.rebalanced for need in needs} - {""})
         self._due = 0.0
+        self._scaled_at, self._replicas = 0.0, 1
 
     def arm(self) -> None:
         """Arm what is to go wrong all the time."""
@@ -40,7 +43,9 @@ class Provocations:
             arm(self._home, failpoint, action)
 
     def turn(self) -> None:
-        """Once a second: a poison record, and the letters sent again."""
+        """Once a second: a poison record, and the letters sent again; and replicas that come and go."""
+        if self._rebalanced and time.monotonic() > self._scaled_at + REPLICA_S:
+            self._scale(3 - self._replicas)
         if time.monotonic() < self._due:
             return
         self._due = time.monotonic() + EVERY_S
@@ -49,6 +54,17 @@ class Provocations:
         if self._redriven:
             with contextlib.suppress(*AWAY):
                 asyncio.run(self._redrive())
+
+    def stop(self) -> None:
+        """Leave one replica of each process, as there was before."""
+        if self._rebalanced:
+            self._scale(1)
+
+    def _scale(self, replicas: int) -> None:
+        self._replicas = replicas
+        for process in self._rebalanced:
+            client.call(self._home, "POST", "/scale", {"name": process, "replicas": replicas})
+        self._scaled_at = time.monotonic()
 
     def _put_poison(self) -> None:
         earlier = Raw(self._draw.randrange(ORDERS.partitions), b"", None, [(RUN_HEADER, self._run.encode())])

@@ -164,6 +164,7 @@ def carry_out(home: Home, round_: Round, run: str, seed: int, say: Say) -> Outco
     finally:
         load.stop()
         client.clear(home)
+        provocations.stop()
     for command in commands:
         command.finish()
     until_ready(home)

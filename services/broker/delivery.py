@@ -218,6 +218,7 @@ class SafeConsumer(driver.Consumer):
             self.pause_partitions(revoked)  # nothing that is fetched from here on would be begun
             self._buffered_partitions.clear()
             await self.app.settle()
+            await self.app.releasing()
             await self.maybe_wait_for_commit_to_finish()  # it began before the last chunks were finished
             await self.commit()
             self.app.report("offset.revoked", partitions=sorted(f"{tp.topic}/{tp.partition}" for tp in revoked))
@@ -252,12 +253,13 @@ class SafeTransport(driver.Transport):
 
 
 class DeliveryApp(faust.App):
-    """A Faust app whose agents get chunks. Set `report` and `settle` before it starts."""
+    """A Faust app whose agents get chunks. Set `report`, `settle` and `releasing` before it starts."""
 
     chunk_size: int
     commits_first: bool  # each chunk by `commit_first`, none by itself after it is finished
     report: Report
     settle: Callable[[], Awaitable[None]]
+    releasing: Callable[[], Awaitable[None]]  # in a rebalance, when what was in hand is settled and not yet committed
 
     def _create_directories(self) -> None:
         """None: there are no tables to keep."""

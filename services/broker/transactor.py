@@ -6,7 +6,7 @@ replica left open, the broker aborts when the transaction's time is over.
 
 import contextlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -49,8 +49,9 @@ class Transactor:
     Each raises Aborted, or Fenced; then the process has to end.
     """
 
-    def __init__(self, group: str, topics: Sequence[str], settings: Settings) -> None:
+    def __init__(self, group: str, topics: Sequence[str], settings: Settings, releasing: Callable[[], None]) -> None:
         self.assigned = False
+        self._releasing = releasing
         self.expires_s = EXPIRES * settings.session_timeout_s
         self.moved = False  # the assignment changed within the last fetch
         log = logging.getLogger("librdkafka")
@@ -155,6 +156,7 @@ class Transactor:
 
     def _on_revoke(self, *_: Any) -> None:
         self.moved, self.assigned = True, False
+        self._releasing()
 
 
 def _consumer_settings(group: str, settings: Settings) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def _action(point: Failpoint, word: str) -> tuple[Action, float, str]:
         case "error" if argument in point.errors:
             return "error", 0.0, argument
         case "error":
-            kinds = ", ".join(point.errors)
+            kinds = ", ".join(point.errors) or "none"
             raise FailpointError(f"unknown error kind {argument!r}; the kinds at {point.name} are {kinds}")
     raise FailpointError(f"unknown action {action!r}; the actions are {_ACTIONS}")
 

@@ -162,6 +162,13 @@ FAILPOINTS: Final = {
             UNANSWERED_KINDS,
         ),
         Failpoint(
+            "process.during_rebalance",
+            (*_ARMS, *_KAFKA_TRANSACTIONS),
+            "the group takes partitions away; what was in hand of them is applied, or given up",
+            "the last offsets, and the partitions' next owner",
+            errors=(),
+        ),
+        Failpoint(
             "process.in_transaction_before_offsets",
             _KAFKA_TRANSACTIONS,
             "records and charges of a batch are applied, its output is produced, within the transaction",

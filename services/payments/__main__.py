@@ -55,6 +55,7 @@ async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) ->
     lanes = Lanes(app, committed_first(app, tools, handler.handle_chunk) if first else handler.handle_chunk)
     topics = dict(subscriptions())[tools.arm.group]
     app.settle = lanes.settle
+    app.releasing = partial(tools.failpoints.hit, "process.during_rebalance")
     app.report = _reporter(tools)
     tools.observer.watch_lag(lambda: ends_of(app))
 
@@ -77,7 +78,8 @@ async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) ->
 
 async def serve_lane(process: Process, tools: Tools, arm: Arm, handler: Handler) -> None:
     """The arm's retry lane: tiers and redelivery, beside what the arm does besides."""
-    lane = Lane(tools.arm, process.settings, handler.handle, _reporter(tools))
+    releasing = partial(tools.failpoints.hit, "process.during_rebalance")
+    lane = Lane(tools.arm, process.settings, handler.handle, _reporter(tools), releasing)
     await serve_admin(
         process.settings.bind, process.settings.admin_port, process.metrics,
         lambda: "" if lane.assigned.is_set() else "an assignment of partitions",

@@ -19,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, TypeVar
 
 from services.bootstrap import Process
@@ -252,7 +253,8 @@ async def run(process: Process) -> None:
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     settings, topics = process.settings, [topic.name for topic in dict(subscriptions())[ARM.group]]
     async with equipped(process, ARM) as tools:
-        transactor = await asyncio.to_thread(Transactor, ARM.group, topics, settings)
+        releasing = partial(tools.failpoints.hit_blocking, "process.during_rebalance")
+        transactor = await asyncio.to_thread(Transactor, ARM.group, topics, settings, releasing)
         arm = KafkaTransactions(tools, transactor)
         tools.observer.watch_lag(transactor.ends)
         await serve_admin(

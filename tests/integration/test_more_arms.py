@@ -17,6 +17,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 from services.broker.reader import bounds, committed
 from services.broker.topics import MAIN_TOPICS
 from services.domain.arms import CONSUMER_ARMS
+from services.domain.failure_policy import ATTEMPTS
 from services.domain.forwarding import ORIGIN, Forwarding, forwarded
 from services.domain.messages import Coordinates
 from services.stack import client
@@ -252,6 +253,28 @@ async def test_a_charge_that_is_refused_is_a_letter_of_kafka_transactions_and_no
     letters = await bench.letters(ARM_KT, [s.at for s in sent])
     assert [letter["reason"] for letter in letters.values()] == ["refused"]
     assert await output(bench, sent) == Counter({s.at: 1 for s in sent if s.at not in letters})
+
+
+async def test_kafka_transactions_gives_nothing_up_while_nobody_answers_at_the_providers_address(bench: Bench) -> None:
+    """More tries than are allowed find no connection: the provider was not called, so none of them is an attempt."""
+
+    def aborted() -> int:
+        return len(bench.events(f"arm.{ARM_KT}#0", "transaction.aborted"))
+
+    async def tried_too_often() -> bool:
+        return aborted() > before + ATTEMPTS
+
+    await bench.hold_down("provider")
+    try:
+        before = aborted()
+        sent = await bench.send_messages(5, "record,charge")
+        await until(tried_too_often, "more tries than are allowed")
+    finally:
+        await bench.act("restart", "provider")
+    await settled(bench, ARM_KT)
+    assert await bench.letters(ARM_KT, [s.at for s in sent]) == {}
+    assert lost(await bench.applied(ARM_KT, "charge", sent), sent) == []
+    assert await output(bench, sent) == Counter({s.at: 1 for s in sent})
 
 
 @pytest.mark.parametrize("arm", [ARM_KT, "at_most_once"])

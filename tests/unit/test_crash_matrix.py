@@ -124,13 +124,12 @@ def test_dead_letters_are_allowed_for_the_causes_that_the_cell_declares() -> Non
 
 
 def test_an_arm_may_give_up_only_what_the_cell_says_of_that_arm() -> None:
-    cell = BY_NAME["provider.before_applying/provider"]
-    broken = [row("stock_faust", lost=1), row("at_most_once", lost=1)]
-    assert (
-        told(cell, [*broken, row("kafka_transactions", "output", dead_lettered=1)], letters="attempts").verdict
-        == "PASS"
-    )
-    assert told(cell, [*broken, row("at_least_once", dead_lettered=1)], letters="attempts").verdict == "FAIL"
+    cell = BY_NAME["process.after_retry_produced_before_commit/arm.at_least_once"]
+    broken = row("at_least_once", duplicated=1)
+    given_up = row("at_least_once", "charge", dead_lettered=1)
+    assert told(cell, [broken, given_up], letters="attempts").verdict == "PASS"
+    given_up = row("kafka_transactions", "output", dead_lettered=1)
+    assert told(cell, [broken, given_up], letters="attempts").verdict == "FAIL"
 
 
 def test_what_was_not_struck_or_did_not_break_is_not_done() -> None:
