@@ -6,13 +6,13 @@ from typing import Annotated, Final
 
 import typer
 
-from lab.output import answer_json, errors_as_sentences, home, out, say
+from lab.output import Exit, answer_json, errors_as_sentences, home, out, say
 from lab.run import EXITS, document, play, seed_of
 from lab.stack import Json
 from lab.verdicts import show
 from loadtest.kept import Played
 from loadtest.scenario import read
-from services.stack import client
+from services.stack import client, control
 from services.stack.home import Home
 
 TOUR: Final = "tour"
@@ -26,9 +26,21 @@ def demo(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Take the tour: every arm under load and kills, and a verdict. The lab stays up, under a gentle load."""
+    """Take the tour: every arm under load and kills, and a verdict. The lab stays up, under a gentle load.
+
+    After Ctrl-C what there was is still audited (a second one ends that, too), and nothing is left running.
+    """
     place, scenario = home(), read(TOUR)
-    played = play(place, scenario, seed_of(seed, scenario))
+    try:
+        played = play(place, scenario, seed_of(seed, scenario))
+    except SystemExit as ended:
+        if ended.code == Exit.INTERRUPTED:
+            _end(place)
+        raise
+    if played.interrupted:
+        show(played)
+        _end(place)
+        sys.exit(Exit.INTERRUPTED)
     with errors_as_sentences():
         _load_gently(place)
     if as_json:
@@ -37,6 +49,12 @@ def demo(
         show(played)
         _next(place, played)
     sys.exit(EXITS[played.verdict])
+
+
+def _end(place: Home) -> None:
+    with errors_as_sentences():
+        control.down(place, say)
+    say("nothing was left running; the data stays")
 
 
 def _load_gently(place: Home) -> None:

@@ -14,7 +14,7 @@ from rich.table import Table
 from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say
 from services.domain.arms import DEFAULT_PUBLISHER
 from services.stack import client, control
-from services.stack.checks import hints, problems
+from services.stack.checks import disk, hints, problems
 from services.stack.logfiles import tail
 from services.stack.parts import UnknownPart, find, of_arms
 
@@ -154,7 +154,7 @@ def doctor(as_json: Json = False) -> None:
     place = home()
     running = place.read_state() is not None
     with errors_as_sentences():
-        found = [] if running else problems(place)
+        found = list(disk(place)) if running else problems(place)
         better = hints(place)
     if as_json:
         answer_json({"ok": not found, "up": running, "problems": found, "hints": better})
@@ -209,10 +209,10 @@ def scale(name: Name, replicas: Annotated[int, typer.Argument(min=0, help="How m
 
 
 def _act(action: str, names: list[str], *, hold: bool = False) -> None:
-    unknown = [why for name in names if (why := _unknown(name))]
-    if unknown:  # said whether the lab is up or not
-        fail(Exit.USAGE, "\n".join(unknown))
     with errors_as_sentences():
+        unknown = [why for name in names if (why := _unknown(name))]
+        if unknown:  # said whether the lab is up or not
+            fail(Exit.USAGE, "\n".join(unknown))
         answer = client.act(home(), action, *names, hold=hold)
     for process in answer["processes"]:
         say(f"{action}: {process['name']} (pid {process['pid'] or 'none'})")

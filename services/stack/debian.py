@@ -14,7 +14,7 @@ import msgspec
 
 from services.stack.jars import cache_dir
 
-_TRY_AGAIN_S: Final = 86_400
+_TRY_AGAIN_S: Final = 600  # a machine without the package's index is not asked at each start
 
 
 class Package(msgspec.Struct, frozen=True):
@@ -53,9 +53,9 @@ class Package(msgspec.Struct, frozen=True):
         return ["env", f"--chdir={files}", str(found)] if unpacked else [str(found)]
 
     def can_install(self) -> bool:
-        """Whether this machine has Debian's tools, and trying with them did not fail within the last day."""
-        tried_today = self._failed.exists() and time.time() - self._failed.stat().st_mtime < _TRY_AGAIN_S
-        return bool(shutil.which("apt-get") and shutil.which("dpkg-deb")) and not tried_today
+        """Whether this machine has Debian's tools, and trying with them did not fail a few minutes ago."""
+        just_tried = self._failed.exists() and time.time() - self._failed.stat().st_mtime < _TRY_AGAIN_S
+        return bool(shutil.which("apt-get") and shutil.which("dpkg-deb")) and not just_tried
 
     def install(self) -> Path | None:
         """Unpack the package into the cache; None where that fails. Interrupted, it starts anew.

@@ -3,6 +3,7 @@
 `python -m services.stack.jars lock` resolves the list anew (development only).
 """
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -139,10 +140,21 @@ def _download(jar: Jar, downloads: Path) -> Path:
         project = context.project(jar.group, jar.artifact)
         return Path(project.at_version(jar.version).artifact(classifier=jar.classifier).resolve())
     except Exception as error:
+        if _is_full(error):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(downloads)) from error
         raise StackError(
             f"could not download {jar.group}:{jar.artifact}:{jar.version} ({type(error).__name__}): "
             "connect to the network and run the command again, it goes on where it stopped"
         ) from error
+
+
+def _is_full(error: BaseException | None) -> bool:
+    """Whether a disk that is full is the cause."""
+    while error is not None:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _resolve() -> Iterator[Jar]:
