@@ -25,14 +25,21 @@ class Home(msgspec.Struct, frozen=True):
 
     @classmethod
     def from_environment(cls) -> "Home":
-        """LAB_HOME (default `.lab`) and LAB_PORT_BASE (default 21000).
+        """LAB_HOME (default `.lab`) and LAB_PORT_BASE (default: where the lab in that folder runs, else 21000).
 
-        Raises ValueError when the port base is no number or leaves no room below 65536.
+        Raises ValueError when the port base is no number, leaves no room below 65536, or is not the running lab's: at
+        another one there may be another lab.
         """
-        text = os.environ.get("LAB_PORT_BASE", "21000")
-        if not text.isdecimal() or not 1024 <= int(text) <= 65_000:
+        text = os.environ.get("LAB_PORT_BASE", "")
+        if text and (not text.isdecimal() or not 1024 <= int(text) <= 65_000):
             raise ValueError(f"LAB_PORT_BASE={text!r}: say a number from 1024 to 65000")
-        return cls(Path(os.environ.get("LAB_HOME", ".lab")).resolve(), int(text))
+        home = cls(Path(os.environ.get("LAB_HOME", ".lab")).resolve(), int(text or 21_000))
+        running = home.read_state()
+        if running is None or running.get("port_base") == home.port_base:
+            return home
+        if text:
+            raise ValueError(f"the lab in {home.path} runs on LAB_PORT_BASE={running['port_base']}, not on {text}")
+        return cls(home.path, running["port_base"])
 
     @property
     def data(self) -> Path:

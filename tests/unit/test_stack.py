@@ -1,5 +1,6 @@
 """The table of parts, the settings and what is said before a start."""
 
+import errno
 import hashlib
 import json
 import os
@@ -10,9 +11,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
+from lab import demo
+from lab.output import Exit
 from services.settings import Settings, SettingsError, read_settings
 from services.stack import checks, control, jars
 from services.stack.errors import StackError
@@ -149,6 +153,48 @@ def test_a_supervisor_of_another_folder_is_not_this_labs(tmp_path: Path) -> None
             state = home.read_state()
             process.kill()
             assert (state is not None) is is_ours
+
+
+def test_a_running_lab_is_asked_at_its_own_ports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the default ones there may be another lab."""
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    monkeypatch.delenv("LAB_PORT_BASE", raising=False)
+    assert Home.from_environment().port_base == 21_000
+    monkeypatch.setattr(Home, "read_state", lambda _: {"pid": 1, "port_base": 22_000})
+    assert Home.from_environment().port_base == 22_000
+    monkeypatch.setenv("LAB_PORT_BASE", "22000")
+    assert Home.from_environment().port_base == 22_000
+    monkeypatch.setenv("LAB_PORT_BASE", "23000")
+    with pytest.raises(ValueError, match="runs on LAB_PORT_BASE=22000, not on 23000"):
+        Home.from_environment()
+
+
+def test_a_disk_that_is_full_in_a_download_is_no_missing_network(tmp_path: Path) -> None:
+    full = OSError(errno.ENOSPC, "No space left on device")
+    wrapped = RuntimeError("the download failed")
+    wrapped.__cause__ = full
+    assert jars._is_full(wrapped)
+    assert not jars._is_full(ConnectionError("no route"))
+
+
+@pytest.mark.parametrize("interrupted_in", ["the load", "before it"])
+def test_an_interrupted_demo_leaves_nothing_running(
+    interrupted_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(*_: Any) -> Any:
+        if interrupted_in == "before it":
+            raise SystemExit(Exit.INTERRUPTED)
+        return SimpleNamespace(interrupted=True)
+
+    ended: list[Home] = []
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    monkeypatch.setattr(demo, "play", play)
+    monkeypatch.setattr(demo, "show", lambda _: None)
+    monkeypatch.setattr(demo.control, "down", lambda home, _: ended.append(home))
+    with pytest.raises(SystemExit) as end:
+        demo.demo(seed=1)
+    assert end.value.code == Exit.INTERRUPTED
+    assert [home.path for home in ended] == [tmp_path]
 
 
 def test_a_secret_is_drawn_once_whoever_asks_first(tmp_path: Path) -> None:
