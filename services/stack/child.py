@@ -26,6 +26,8 @@ CRASHES_ALLOWED: Final = 5  # within CRASH_WINDOW_S, beyond the kills that someb
 CRASH_WINDOW_S: Final = 60.0
 PROBE_EVERY_S: Final = 1.0
 PROBE_STARTING_S: Final = 0.1
+FAMILIES: Final = ("postgres", "own")  # what they start does their work
+FAMILY_EVERY: Final = 10  # samples: to find them, every process of the machine is looked at
 
 
 class Child:
@@ -40,7 +42,9 @@ class Child:
         self.state: State = "waiting"
         self.restarts = 0
         self.pid: int | None = None
-        self.rss_bytes = 0  # as of the last sample; of the process itself (Postgres's children share most of theirs)
+        self.rss_bytes = 0  # as of the last sample; of a family with what its members do not share
+        self._members_bytes = 0
+        self._samples = 0
         self.why = ""  # it is restarting, held or failed
         self._launch = launch
         self._log_file = log_file
@@ -95,7 +99,7 @@ class Child:
             watch.cancel()
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # what it started and left behind
-            self.pid, self.rss_bytes = None, 0
+            self.pid, self.rss_bytes, self._members_bytes, self._samples = None, 0, 0, 0
             self._exited.set()
         expected = self._ordered or (self.part.kind == "task" and code == 0)
         self._event("part.exited", level="info" if expected else "warning", code=code)
@@ -239,7 +243,11 @@ class Child:
         if self.pid is None:
             return
         with contextlib.suppress(psutil.Error):
-            self.rss_bytes = int(psutil.Process(self.pid).memory_info().rss)
+            root = psutil.Process(self.pid)
+            if self.part.kind in FAMILIES and self._samples % FAMILY_EVERY == 0:
+                self._members_bytes = sum(map(_unshared_bytes, root.children(recursive=True)))
+            self.rss_bytes = int(root.memory_info().rss) + self._members_bytes
+        self._samples += 1
         if self.rss_bytes >> 20 > self.part.resident_bound_mb and not self._cause:
             self._cause = f"killed at {self.rss_bytes >> 20} MiB, its bound is {self.part.resident_bound_mb} MiB"
             self._event("part.killed", level="error", why=self._cause)
@@ -266,6 +274,15 @@ class Child:
         """Log; a full disk must not end the supervision, and what is lost here is in `lab status`, too."""
         with contextlib.suppress(OSError):
             self._log.event(name, level=level, part=self.name, **fields)
+
+
+def _unshared_bytes(member: psutil.Process) -> int:
+    """Its anonymous memory (RssAnon, proc(5)): Postgres's backends share the rest; 0 when it has ended."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{member.pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
+                return int(line.split()[1]) << 10
+    return 0
 
 
 def _in_words(code: int) -> str:

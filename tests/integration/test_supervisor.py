@@ -34,6 +34,9 @@ SLEEP = "import time\nwhile True: time.sleep(1)"
 LEAK = "import time\nhoard = []\nwhile True: hoard.append(bytearray(4 << 20)); time.sleep(0.01)"
 DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n" + SLEEP
 CHATTY = "import time\nwhile True: print('x' * 1000, flush=True); time.sleep(0.001)"
+LEAKING_FAMILY = (
+    f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {LEAK!r}])\nimport time\ntime.sleep(60)"
+)
 FAMILY = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n{SLEEP}"
 
 
@@ -50,10 +53,16 @@ async def _yes() -> bool:
 
 @asynccontextmanager
 async def supervised(
-    folder: Path, script: str, *, memory_mb: int = 400, probe: Callable[[], Awaitable[bool]] = _yes, **launch: Any
+    folder: Path,
+    script: str,
+    *,
+    memory_mb: int = 400,
+    kind: Any = "service",
+    probe: Callable[[], Awaitable[bool]] = _yes,
+    **launch: Any,
 ) -> AsyncIterator[Child]:
     """A child that runs a Python script; ended afterwards."""
-    part = Part(name="victim", kind="service", gloss="of a test", memory_mb=memory_mb)
+    part = Part(name="victim", kind=kind, gloss="of a test", memory_mb=memory_mb)
     how = Launch(**{"command": [sys.executable, "-c", script], "environment": {}, **launch})
     log = Log("supervisor", "test", str(folder / "supervisor.log"))
     (folder / "victim.log").touch()
@@ -135,6 +144,18 @@ async def test_a_leak_is_killed_over_its_bound_restarted_and_the_log_says_why(tm
         why = events(tmp_path, "part.killed")[0]["why"]
         assert "its bound is 60 MiB" in why
         assert int(why.split()[2]) > 60
+
+
+@pytest.mark.usefixtures("quick_restarts")
+async def test_what_a_process_of_the_users_own_has_started_counts_for_its_bound(tmp_path: Path) -> None:
+    async with supervised(tmp_path, LEAKING_FAMILY, memory_mb=60, kind="own") as child:
+
+        def restarted() -> bool:
+            child.sample()
+            return child.restarts == 1
+
+        await until(restarted)
+        assert "its bound is 60 MiB" in events(tmp_path, "part.killed")[0]["why"]
 
 
 @pytest.mark.usefixtures("quick_restarts")
