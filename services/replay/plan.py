@@ -110,14 +110,13 @@ def offsets_at(bootstrap: str, topic: str, partitions: Mapping[int, Any], time: 
     return {partition: offset if offset >= 0 else None for partition, (offset, _) in found.items()}
 
 
-def oldest(bootstrap: str, topic: str, partitions: Mapping[int, Kept]) -> dict[int, datetime]:
-    """The time of the oldest record of each partition that no longer begins at 0."""
+def oldest(bootstrap: str, topic: str, partitions: Mapping[int, Kept]) -> dict[int, datetime | None]:
+    """The time of the oldest record of each partition that no longer begins at 0; None: none of its records is left."""
     cut = {partition: there for partition, there in partitions.items() if there.first > 0}
     found = _at(bootstrap, topic, cut, datetime.fromtimestamp(0, UTC))
     return {
-        partition: datetime.fromtimestamp(milliseconds / 1000, UTC)
+        partition: datetime.fromtimestamp(milliseconds / 1000, UTC) if offset >= 0 else None
         for partition, (offset, milliseconds) in found.items()
-        if offset >= 0
     }
 
 

@@ -91,9 +91,17 @@ def check_spans(topic: str, spans: Iterable[Span], kept: Mapping[int, Kept]) -> 
             raise WindowError(f"{topic}/{span.partition} does not reach {span.last}: {holds}")
 
 
-def check_reach(topic: str, begin: datetime, oldest: Mapping[int, datetime]) -> None:
-    """Raises WindowError when records of the window may be gone. `oldest`: of each partition whose start is gone."""
+def check_reach(topic: str, begin: datetime, oldest: Mapping[int, datetime | None]) -> None:
+    """Raises WindowError when records of the window may be gone. `oldest`: of each partition whose start is gone.
+
+    A partition of which nothing is left (None) no longer says when its records were written: any window may be cut.
+    """
     for partition, time in oldest.items():
+        if time is None:
+            raise WindowError(
+                f"the window may be beyond retention: of {topic}/{partition} every record is gone, whenever it was "
+                "written; --offsets replays what other partitions still have"
+            )
         if begin < time:
             raise WindowError(
                 f"the window is beyond retention: what {topic}/{partition} had before {time.isoformat()} is gone"

@@ -1,5 +1,6 @@
 """Windows of a replay: what they say, and what is refused before anything is copied."""
 
+from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -7,7 +8,8 @@ import pytest
 from typer.testing import CliRunner
 
 from lab.main import app
-from services.replay.plan import check_id
+from services.replay import plan as plans
+from services.replay.plan import check_id, oldest
 from services.replay.window import (
     Kept,
     Span,
@@ -97,6 +99,22 @@ def test_a_time_before_what_is_kept_is_refused_where_something_is_gone() -> None
     check_reach("t", NOW - timedelta(days=9), {})
     with pytest.raises(WindowError, match="beyond retention"):
         check_reach("t", NOW - timedelta(seconds=1), {0: NOW})
+
+
+def test_a_partition_of_which_nothing_is_left_is_cut_and_no_window_of_time_passes_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def at(_: str, __: str, partitions: Iterable[int], ___: datetime) -> dict[int, tuple[int, int]]:
+        return {
+            partition: found for partition, found in {0: (-1, -1), 1: (3, 60_000)}.items() if partition in partitions
+        }
+
+    monkeypatch.setattr(plans, "_at", at)
+    found = oldest("", "t", {0: Kept(5, 5), 1: Kept(3, 9), 2: Kept(0, 4), 3: Kept(0, 0)})
+    assert found == {0: None, 1: datetime.fromtimestamp(60, UTC)}
+    check_reach("t", NOW, {1: found[1]})
+    with pytest.raises(WindowError, match=r"of t/0 every record is gone.*--offsets"):
+        check_reach("t", NOW, found)
 
 
 def test_a_window_of_time_becomes_spans_and_partitions_without_records_are_left_out() -> None:
