@@ -16,13 +16,13 @@ _BACK_S: Final = 180.0
 _DRAIN_S: Final = 300.0
 
 
-def killed(servers: tuple[str, ...], times: int, bench: Bench) -> None:
+def killed(servers: tuple[str, ...], bench: Bench) -> None:
     """Kill the servers at once, wait until everything is ready by itself, and again."""
     names = " and ".join(servers)
     backs = []
     with bench.load(RATE, 3600) as load:
         bench.until(lambda: load.snapshot().acknowledged > RATE, "a second's requests", 60)
-        for _ in range(times):
+        for _ in range(KILLS):
             before = {name: bench.processes()[name]["restarts"] for name in servers}
             bench.act("kill", *servers)
             began = time.monotonic()
@@ -32,7 +32,7 @@ def killed(servers: tuple[str, ...], times: int, bench: Bench) -> None:
             bench.say(f"  {names} killed, everything ready after {backs[-1]:.0f} s")
             time.sleep(_BETWEEN_S)
     seen = ", ".join(f"{back:.0f}" for back in backs)
-    bench.found(f"everything ready again after each of {times} kills of {names}", f"{seen} s", True)
+    bench.found(f"everything ready again after each of {KILLS} kills of {names}", f"{seen} s", True)
     bench.audited(load.plan.run, drain_s=_DRAIN_S)
 
 
@@ -42,16 +42,12 @@ def _restarted(bench: Bench, before: dict[str, int]) -> bool:
 
 
 def _proofs() -> Iterator[Proof]:
-    for servers, times, word in (
-        (("kafka",), KILLS, "broker"),
-        (("postgres",), KILLS, "database"),
-        (("kafka", "postgres"), 2, "both"),
-    ):
+    for servers, word in ((("kafka",), "broker"), (("postgres",), "database"), (("kafka", "postgres"), "both")):
         yield Proof(
             name=f"killed.{word}",
-            promise=f"{' and '.join(servers)} killed {times} times at {RATE:g} requests a second: promises hold, "
+            promise=f"{' and '.join(servers)} killed {KILLS} times at {RATE:g} requests a second: promises hold, "
             "everything comes back without a hand.",
-            run=functools.partial(killed, servers, times),
+            run=functools.partial(killed, servers),
             publishers=("outbox", "cdc"),
             consumers=tuple(CONSUMER_ARMS),
         )

@@ -28,6 +28,12 @@ def test_every_arm_is_frozen_and_made_a_zombie() -> None:
     assert {f"freeze.{process}" for process in ("relay", "orders", "cdc", "provider")} <= names
 
 
+def test_each_server_is_killed_five_times_and_both_at_once_too() -> None:
+    promised = {proof.name: proof.promise for proof in PROOFS if proof.name.startswith("killed.")}
+    assert promised.keys() == {"killed.broker", "killed.database", "killed.both"}
+    assert all("killed 5 times" in promise for promise in promised.values())
+
+
 def test_a_result_holds_when_all_that_was_promised_held() -> None:
     assert HELD.holds
     assert not msgspec.structs.replace(HELD, stopped="the lab did not come up").holds
