@@ -5,7 +5,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol
+from typing import Final, Protocol
 
 import msgspec
 from aiokafka.structs import ConsumerRecord
@@ -21,6 +21,8 @@ from services.payments.patience import CallFailed
 from services.payments.trail import CURRENT, mark
 from services.payments.unapplied import Deferred, Letter, Unapplied
 from services.telemetry.tracing import traceparent_of
+
+_MOST_HEADERS: Final = 64  # of a digest
 
 
 class Source(msgspec.Struct, frozen=True):
@@ -90,15 +92,19 @@ class Dispatch:
 
     async def produce(self, records: Sequence[Record]) -> None:
         """Until the broker has confirmed them all. One that it refuses for ever is sent as its digest."""
-        await self._tools.patience.until_done("produce", lambda: self._produce_once(list(records)))
+        left = list(records)
 
-    async def _produce_once(self, records: list[Record]) -> None:
-        failures = await self._producer.send(records)
-        again = [_digest_of(records[f.index]) if f.for_ever else records[f.index] for f in failures]
-        if again:
+        async def once() -> None:
             # what was confirmed is not sent again by this loop; a crash may, and then it is there twice
-            records[:] = again
-            raise CallFailed(Failure("connection", True, f"{len(again)} records not confirmed: {failures[0].reason}"))
+            nonlocal left
+            failures = await self._producer.send(left)
+            left = [_digest_of(left[f.index]) if f.for_ever else left[f.index] for f in failures]
+            if left:
+                raise CallFailed(
+                    Failure("connection", True, f"{len(left)} records not confirmed: {failures[0].reason}")
+                )
+
+        await self._tools.patience.until_done("produce", once)
 
     def _to_tier(self, source: Source, deferred: Deferred, place: Later) -> Record:
         now_ms = _now_ms()
@@ -211,10 +217,14 @@ def _run_of(headers: RawHeaders) -> str:
 
 
 def _digest_of(record: Record) -> Record:
-    """What is sent instead of a record that the broker refuses for ever: who it was, and that it was too large."""
+    """What is sent instead of a record that the broker refuses for ever: who it was, and that it was too large.
+
+    Small whatever the record was: one refused as well would hold up its partition for ever.
+    """
     topic, key, value, headers = record
     digest = hashlib.sha256(value or b"").hexdigest()
-    kept = [(name, data) for name, data in headers if name.startswith(("lab-", "ce_")) and len(data or b"") <= 1024]
+    told = (one for one in headers if one[0].startswith(("lab-", "ce_")) and len(one[0]) + len(one[1] or b"") <= 1024)
+    kept = list(told)[-_MOST_HEADERS:]  # the lab's own are the last
     return topic, (key or b"")[:1024], None, [*kept, ("lab-digest", digest.encode())]
 
 
