@@ -46,6 +46,8 @@ def listing(
         sys.stdout.writelines(f"{name}\n" for name in FAILPOINTS)
     else:
         _show_points(points)
+        if now["allowed"]:
+            say(f"the random choices of this lab's faults are those of seed {now['seed']}")
     if names:
         return
     if not up:

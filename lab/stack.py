@@ -44,6 +44,8 @@ def up(
         except KeyboardInterrupt:
             fail(Exit.INTERRUPTED, "interrupted; nothing was left running")
     say(f"up after {time.monotonic() - begun:.0f} s; `lab status` shows the parts, `lab down` ends them")
+    if answer["faults"]:
+        say(f"the random choices of its faults are those of seed {answer['seed']}")
     for name, url in answer["urls"].items():
         out.print(f"{name:<12} {url}", markup=False)
 

@@ -7,8 +7,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from lab.main import app
 from services.failpoints.names import FAILPOINTS
+from services.stack import client, control
+from services.stack.home import Home
 from services.stack.nemesis import NemesisLog
 from services.telemetry.logs import Log
 
@@ -91,3 +95,19 @@ def test_the_history_of_a_lab_that_is_down_is_shown_with_the_newest_last(tmp_pat
     assert "relay#0" in lines[0]
     assert "since" in lines[1]
     assert "action=kill" in lines[1]
+
+
+@pytest.mark.parametrize("faults", [True, False])
+def test_the_seed_of_the_faults_is_said_where_there_can_be_faults(
+    faults: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_HOME", str(tmp_path))
+    monkeypatch.setattr(Home, "read_state", lambda _: {"pid": 1})
+    status = {"state": "up", "processes": [], "urls": {}, "faults": faults, "seed": 4711}
+    monkeypatch.setattr(control, "up", lambda *_, **__: status)
+    listed = {"allowed": faults, "seed": 4711, "armed": [], "passes": []}
+    monkeypatch.setattr(client, "failpoints", lambda _: listed)
+    for words in ("up", "fault list"):
+        done = CliRunner().invoke(app, words)
+        assert done.exit_code == 0, done.output
+        assert ("seed 4711" in done.output) is faults
