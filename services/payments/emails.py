@@ -4,8 +4,10 @@ claim whose caller died cannot be known: the row says `uncertain`, and nothing s
 import asyncio
 import contextlib
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
+from services.domain.circuit import Permit, Wait
 from services.domain.failure_policy import Failure
 from services.domain.messages import Coordinates
 from services.failpoints import InjectedError
@@ -45,31 +47,50 @@ class EmailSender:
             await self._sweep()
             batch = asyncio.create_task(self._send_batch(), name="emails")
             try:
-                claimed = await asyncio.shield(batch)
+                more = await asyncio.shield(batch)
             except asyncio.CancelledError:
                 await batch
                 raise
-            if claimed == self._batch:
+            if more:
                 continue
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), IDLE_S)
 
-    async def _send_batch(self) -> int:
-        tools = self._tools
-        if tools.provider.circuit.state != "closed":
-            return 0  # nothing is claimed that cannot be sent at once
-        rows = await tools.ledger.fetch("claim_emails", tools.life, self._batch)
-        if not rows:
-            return 0
-        with tools.observer.causing():
-            await self._send_claimed(rows)
-        return len(rows)
+    async def _send_batch(self) -> bool:
+        """Claim and send, if the circuit lets a call pass; whether there may be more to send at once.
 
-    async def _send_claimed(self, rows: list[Any]) -> None:
+        This asks for itself: where no charge is due nobody else would find out that the provider is back. A trial is
+        one email, because one that fails there without an answer is uncertain for ever.
+        """
+        tools, circuit = self._tools, self._tools.provider.circuit
+        permit = circuit.ask(time.monotonic())
+        if isinstance(permit, Wait):
+            return False  # nothing is claimed that cannot be sent at once
+        most = 1 if permit.trial else self._batch
+        with self._left_on_error(permit):
+            rows = await tools.ledger.fetch("claim_emails", tools.life, most)
+        if not rows:
+            circuit.left(permit, time.monotonic())
+            return False
+        with tools.observer.causing():
+            await self._send_claimed(rows, permit)
+        return len(rows) == most
+
+    @contextlib.contextmanager
+    def _left_on_error(self, permit: Permit) -> Iterator[None]:
+        """No call is made after an error in here, so a trial has ended: others wait for its end."""
+        try:
+            yield
+        except BaseException:
+            self._tools.provider.circuit.left(permit, time.monotonic())
+            raise
+
+    async def _send_claimed(self, rows: list[Any], permit: Permit) -> None:
         tools = self._tools
         try:
-            await tools.failpoints.hit("process.after_email_claimed_before_sent")
-            states = await asyncio.gather(*(self._send(row) for row in rows))
+            with self._left_on_error(permit):
+                await tools.failpoints.hit("process.after_email_claimed_before_sent")
+            states = await asyncio.gather(*(self._send(row, permit) for row in rows))
         except InjectedError as error:
             states = [_state_after(failure_of(error))] * len(rows)
         refused = [row for row, state in zip(rows, states, strict=True) if state == "refused"]
@@ -83,12 +104,12 @@ class EmailSender:
         if "pending" in states:
             await asyncio.sleep(PAUSE_S)
 
-    async def _send(self, row: Any) -> str:
+    async def _send(self, row: Any, permit: Permit) -> str:
         """One call, never repeated: the state that the row gets."""
         at = Coordinates(row["topic"], row["partition"], row["offset"])
         start_ns, state, failed = time.time_ns(), "sent", ""
         try:
-            await self._tools.provider.email(row["message_id"], row["customer_id"], at, waits=False)
+            await self._tools.provider.email(row["message_id"], row["customer_id"], at, permit=permit)
         except CallFailed as error:
             state, failed = _state_after(error.failure), error.failure.reason
         self._trace(row, start_ns, state, failed)

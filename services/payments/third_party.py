@@ -70,23 +70,28 @@ class Provider:
         query = {"account": self._account, "idempotency_key": key}
         return (await self._request("GET", "/v1/charges", params=query, accept=(200, 404))).status == 200
 
-    async def email(self, message_id: UUID, customer_id: str, at: Coordinates, *, waits: bool = True) -> None:
+    async def email(
+        self, message_id: UUID, customer_id: str, at: Coordinates, *, permit: Permit | None = None
+    ) -> None:  # fmt: skip
         """Send an email: the third party does not dedup those. Raises CallFailed.
 
-        Without `waits` the circuit is not asked: who has claimed an email has asked it before.
+        `permit`: what the circuit has given for this call; it ends here. Who claims emails asks before the claim.
         """
         body = {"account": self._account, "message_id": str(message_id), "customer_id": customer_id}
-        await self._post("/v1/emails", body, {"Lab-Record": str(at)}, waits=waits)
+        await self._post("/v1/emails", body, {"Lab-Record": str(at)}, permit)
 
-    async def _post(self, path: str, body: dict[str, Any], headers: dict[str, str], *, waits: bool = True) -> bool:
-        answer = await self._request("POST", path, json=body, headers=headers, accept=(200, 201), waits=waits)
+    async def _post(
+        self, path: str, body: dict[str, Any], headers: dict[str, str], permit: Permit | None = None
+    ) -> bool:
+        answer = await self._request("POST", path, json=body, headers=headers, accept=(200, 201), permit=permit)
         return "Idempotent-Replayed" in answer.headers
 
     async def _request(
-        self, method: str, path: str, *, accept: tuple[int, ...], waits: bool = True, **options: Any
+        self, method: str, path: str, *, accept: tuple[int, ...], permit: Permit | None = None, **options: Any
     ) -> aiohttp.ClientResponse:
         async with self._slots[path]:
-            permit = await self._permit() if waits and self._breaker else Permit(trial=False)
+            if permit is None:
+                permit = await self._permit() if self._breaker else Permit(trial=False)
             try:
                 answer = await self._call(method, path, accept, options)
             except CallFailed as error:

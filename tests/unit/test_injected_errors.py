@@ -10,6 +10,7 @@ from aiokafka.structs import ConsumerRecord
 
 from services.broker.producer import Record
 from services.domain.arms import CONSUMER_ARMS
+from services.domain.circuit import Circuit
 from services.domain.failure_policy import Reason
 from services.domain.forwarding import Forwarding
 from services.domain.messages import ORDERS, Coordinates, Message, digest
@@ -58,7 +59,7 @@ class Outside:
         self.emailed: list[UUID] = []
         self.settled: list[str] = []
         self.letters = 0
-        self.circuit = type("Circuit", (), {"state": "closed"})
+        self.circuit = Circuit()
         self.claimed: list[dict[str, Any]] = []
 
     async def charge(self, message: Message, **_: Any) -> None:
