@@ -6,9 +6,10 @@ attempt. A call that found no connection is no attempt of any arm's: the provide
 
 import asyncio
 import time
-from datetime import datetime
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Final, Self
 from uuid import UUID
 
 import aiohttp
@@ -18,6 +19,8 @@ from services.domain.failure_policy import OUTAGE, Failure, of_http
 from services.domain.messages import Coordinates, Message
 from services.payments.patience import CallFailed
 from services.settings import Settings
+
+LONGEST_RETRY_AFTER_S: Final = 3600.0
 
 
 class Provider:
@@ -127,10 +130,23 @@ class Provider:
             raise CallFailed(Failure("connection_lost", True, f"{type(error).__name__}: {error}")) from error
         if response.status in accept:
             return response
-        raise CallFailed(of_http(response.status, answer.decode("utf-8", "replace")[:300], _retry_after_s(response)))
+        asked_s = retry_after_s(response.headers.get("Retry-After", ""), datetime.now(UTC))
+        raise CallFailed(of_http(response.status, answer.decode("utf-8", "replace")[:300], asked_s))
 
 
-def _retry_after_s(response: aiohttp.ClientResponse) -> float:
-    """Retry-After in seconds; its date form is not used by this provider and counts as absent."""
-    text = response.headers.get("Retry-After", "")
-    return float(text) if text.isdecimal() else 0.0
+def retry_after_s(text: str, now: datetime) -> float:
+    """How long a Retry-After (RFC 9110: seconds, or a date) asks to wait; 0 for what is neither.
+
+    Never longer than LONGEST_RETRY_AFTER_S: nobody's word holds a message for longer, and every wait is a number that
+    can be reckoned with.
+    """
+    text = text.strip()
+    if text.isascii() and text.isdecimal():
+        asked = float(text)
+    else:
+        try:
+            until = parsedate_to_datetime(text)
+            asked = (until if until.tzinfo else until.replace(tzinfo=UTC)).timestamp() - now.timestamp()
+        except (ValueError, TypeError, IndexError, OverflowError):  # the parser's own, for what is no date
+            return 0.0
+    return min(max(asked, 0.0), LONGEST_RETRY_AFTER_S)
