@@ -102,7 +102,7 @@ def test_the_seed_of_the_faults_is_said_where_there_can_be_faults(
     faults: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
-    monkeypatch.setattr(Home, "read_state", lambda _: {"pid": 1})
+    monkeypatch.setattr(Home, "read_state", lambda _: {"pid": 1, "port_base": 60_000})
     status = {"state": "up", "processes": [], "urls": {}, "faults": faults, "seed": 4711}
     monkeypatch.setattr(control, "up", lambda *_, **__: status)
     listed = {"allowed": faults, "seed": 4711, "armed": [], "passes": []}
