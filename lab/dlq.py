@@ -18,7 +18,7 @@ from rich.table import Table
 
 from lab.load import display
 from lab.operations import trace_operation
-from lab.output import Exit, answer_json, fail, home, out, seconds
+from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, seconds
 from lab.stack import Json
 from services.failpoints import Failpoints, InjectedError
 from services.letters import letters as library
@@ -26,7 +26,8 @@ from services.letters.discard import discard as carry_out_discard
 from services.letters.letters import ARMS, Letter, Name, Selection, State, UnknownLetter, parse_name
 from services.letters.parked import Desk, NotParked, Outcome, check_parked
 from services.letters.redrive import redrive as carry_out_redrive
-from services.settings import Settings, SettingsError, read_settings
+from services.settings import Settings, read_settings
+from services.stack import client
 from services.stack.home import Home
 from services.storage.postgres import AWAY, connect
 
@@ -59,7 +60,7 @@ def list_(
 ) -> None:
     """List dead letters, newest last."""
     selection = _selection(arm, reason, since, message_id, state)
-    found, matching = _at_the_desk(lambda desk: library.listed(desk.database, selection, limit))
+    found, matching = _at_the_desk(lambda desk: library.listed(desk.database, selection, limit), changing=False)
     if as_json:
         answer_json({"letters": found, "matching": matching})
         return
@@ -91,7 +92,7 @@ def show(
             "log": msgspec.to_builtins(entries),
         }
 
-    document = _at_the_desk(look)
+    document = _at_the_desk(look, changing=False)
     if as_json:
         answer_json(document)
     else:
@@ -114,7 +115,7 @@ def redrive(
     """Send letters to their arms again, through the outbox. Done again, it takes what is still parked."""
     selection = _chosen(letters, arm, reason, since, message_id, everything=everything)
     note = _note(why, dry_run=dry_run)
-    settings = lab_settings(home())
+    settings = settings_of_lab(home())
 
     async def carry_out(desk: Desk, tell: Callable[[Outcome], None], *, try_only: bool) -> Outcome:
         window_s, start_ns = settings.dedup_window_s, time.time_ns()
@@ -163,7 +164,7 @@ def _change(
         with display() as line:
             return await carry_out(desk, lambda so_far: line(f"{so_far.changed} {word}"), try_only=dry_run)  # type: ignore[no-any-return]
 
-    outcome: Outcome = _at_the_desk(change, why)
+    outcome: Outcome = _at_the_desk(change, why, changing=not dry_run)
     if as_json:
         answer_json(
             {"operation": outcome.operation, "dry_run": dry_run, word: outcome.changed, "left_out": outcome.left_out}
@@ -181,19 +182,18 @@ def _left_out(outcome: Outcome) -> str:
     return f"left out: {first}" + (f" and {more:,} more" if more > 0 else "")
 
 
-def _at_the_desk(work: Callable[[Desk], Awaitable[T]], why: str = "") -> T:
-    """Do what needs the lab's stores; what goes wrong becomes a sentence."""
+def _at_the_desk(work: Callable[[Desk], Awaitable[T]], why: str = "", *, changing: bool) -> T:
+    """Do what needs the lab's stores; what goes wrong becomes a sentence. Who only looks needs no token."""
     place = home()
-    state = place.read_state()
-    if state is None:
+    if place.read_state() is None:
         fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
-    settings = lab_settings(place)
+    failpoints = failpoints_of_lab(place, "redrive") if changing else Failpoints("redrive", "", "", allowed=False)
+    addresses = place.addresses()
 
     async def connected() -> T:
-        database = await connect(settings.postgres, "payments", name="lab dlq")
+        database = await connect(addresses["LAB_POSTGRES"], "payments", name="lab dlq")
         try:
-            failpoints = Failpoints("redrive", settings.supervisor, place.token, allowed=bool(state["faults"]))
-            return await work(Desk(database, settings.kafka, failpoints, _actor(), why))
+            return await work(Desk(database, addresses["LAB_KAFKA"], failpoints, _actor(), why))
         finally:
             await database.close(timeout=1)
 
@@ -220,12 +220,23 @@ def _sentences() -> Iterator[None]:
         fail(Exit.INTERRUPTED, "interrupted: what was changed stays changed, and doing it again goes on from there")
 
 
-def lab_settings(place: Home) -> Settings:
-    """The lab's addresses, with what the environment says besides; ends with a sentence when that does not fit."""
-    try:
-        return read_settings({**os.environ, **place.addresses(), "LAB_HOME": str(place.path)})
-    except SettingsError as error:
-        fail(Exit.USAGE, str(error))
+def settings_of_lab(place: Home) -> Settings:
+    """The settings that the running lab was started with, and its addresses; ends with a sentence when it is not up.
+
+    Not those of the caller's shell: what an arm remembers depends on the window that the arm has.
+    """
+    with errors_as_sentences():
+        told = client.call(place, "GET", "/status", timeout_s=10)
+    return read_settings({**told["settings"], **place.addresses(), "LAB_HOME": str(place.path)})
+
+
+def failpoints_of_lab(place: Home, command: str) -> Failpoints:
+    """The failpoints of a command that changes something. Ends with a sentence when the lab's token is not the right
+    one, with faults or without: before anything is changed.
+    """
+    with errors_as_sentences():
+        allowed = bool(client.failpoints(place)["allowed"])
+        return Failpoints(command, place.supervisor_url, place.token, allowed=allowed)
 
 
 def _actor() -> str:

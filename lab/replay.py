@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import typer
 from confluent_kafka import KafkaException
 
-from lab.dlq import lab_settings
+from lab.dlq import failpoints_of_lab, settings_of_lab
 from lab.load import display
 from lab.operations import trace_operation
 from lab.output import Exit, answer_json, fail, home, out, say
 from lab.stack import Json
-from services.failpoints import Failpoints, InjectedError
+from services.failpoints import InjectedError
 from services.replay.asking import make_plan, read_asked
 from services.replay.copying import copy
 from services.replay.plan import Plan
@@ -39,19 +39,16 @@ def replay(
     with _sentences(id_):
         asked = read_asked(arm, topic, begin, end, offsets, id_, now)
     place = home()
-    state = place.read_state()
-    if state is None:
-        fail(Exit.NOT_UP, "the lab is not up: start it with `lab up`")
-    settings = lab_settings(place)
+    settings = settings_of_lab(place)
     with _sentences(id_):
         plan, positions = make_plan(settings, asked, id_, now, force=force)
         done = sum(positions[span.partition] - span.first for span in plan.spans)
         if dry_run:
             _tell(plan, done, 0, dry_run=True, as_json=as_json)
             return
-        if plan.id != id_:
-            say(f"replay {plan.id}: if it is cut off, `lab replay --id {plan.id}` goes on")
-    failpoints = Failpoints("replay", settings.supervisor, place.token, allowed=bool(state["faults"]))
+    failpoints = failpoints_of_lab(place, "replay")
+    if plan.id != id_:
+        say(f"replay {plan.id}: if it is cut off, `lab replay --id {plan.id}` goes on")
     start_ns = time.time_ns()
     with _sentences(plan.id), display() as line:
         copied = copy(settings.kafka, plan, failpoints, lambda n: line(f"{done + n} of {plan.count} records copied"))

@@ -1,5 +1,6 @@
 """What people get wrong on a lab that is up: the error names it, the exit code is not 0, and nothing is changed."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -81,40 +82,79 @@ def test_what_is_wrong_is_named_and_changes_nothing(calm: Lab, words: str, code:
     assert named in said
 
 
-@pytest.mark.parametrize("token", ["wrong", None])
-def test_a_token_that_is_wrong_or_missing_is_named_and_changes_nothing(calm: Lab, token: str | None) -> None:
-    file = calm.home.run / "token.secret"
+@contextlib.contextmanager
+def token_of(lab: Lab, token: str | None) -> Iterator[None]:
+    """The lab's token is this one meanwhile, or there is none."""
+    file = lab.home.run / "token.secret"
     right = file.read_text()
     aside = file.rename(file.with_suffix(".aside"))
     try:
         if token:
             file.write_text(token)
-        for words in ("kill relay#0", "fault arm publish.after_fetch kill", "fault clear", "scale relay 2"):
-            exited, said = refused(calm, words)
-            assert exited == 1, said
-            assert "token is missing or wrong" in said
+        yield
         assert file.exists() == bool(token), "a token was drawn that the running lab does not know"
     finally:
         aside.rename(file)
     assert file.read_text() == right
 
 
-def test_a_letter_that_is_settled_is_not_redriven_or_discarded_again(lab: Lab) -> None:
-    def letters() -> list[Any]:
-        listed = json.loads(lab.cli("dlq", "list", "--arm", "at_least_once", "--limit", "100000", "--json"))
-        return listed["letters"]
+def letters(lab: Lab) -> dict[str, Any]:
+    """The letters of at_least_once, by their names."""
+    listed = json.loads(lab.cli("dlq", "list", "--arm", "at_least_once", "--limit", "100000", "--json"))
+    return {letter["letter"]: letter for letter in listed["letters"]}
 
-    known = {letter["letter"] for letter in letters()}
+
+def poisoned(lab: Lab) -> str:
+    """The name of a letter that was not there before."""
+    known = letters(lab).keys()
     if not any(bounds(lab.home.addresses()["LAB_KAFKA"], TOPICS).ends.values()):
         lab.cli("load", "--rate", "5", "--duration", "1s")  # a bad record is made from an earlier one
     lab.cli("fault", "inject", "poison", "--topic", "orders.v1")
-    lab.until(lambda: {letter["letter"] for letter in letters()} - known, "the poison to be a letter")
-    (name,) = {letter["letter"] for letter in letters()} - known
+    lab.until(lambda: letters(lab).keys() - known, "the poison to be a letter")
+    (name,) = letters(lab).keys() - known
+    return name
+
+
+@pytest.mark.parametrize("token", ["wrong", None])
+def test_a_token_that_is_wrong_or_missing_is_named_and_changes_nothing(calm: Lab, token: str | None) -> None:
+    with token_of(calm, token):
+        for words in ("kill relay#0", "fault arm publish.after_fetch kill", "fault clear", "scale relay 2"):
+            exited, said = refused(calm, words)
+            assert exited == 1, said
+            assert "token is missing or wrong" in said
+
+
+@pytest.mark.parametrize("token", ["wrong", None])
+def test_without_the_token_letters_and_windows_are_looked_at_and_not_sent_again(lab: Lab, token: str | None) -> None:
+    name = poisoned(lab)
+    ends = bounds(lab.home.addresses()["LAB_KAFKA"], ["orders.v1"]).ends
+    partition = next(partition for (_, partition), end in ends.items() if end)
+    window = f"{REPLAY} --offsets {partition}:0-0"
+    before = (state(lab), letters(lab))
+    with token_of(lab, token):
+        for words in (
+            window,
+            f"dlq redrive {name} --why x",
+            "dlq redrive --all --why x",
+            f"dlq discard {name} --why x",
+        ):
+            exited, said = refused(lab, words)
+            assert exited == 1, said
+            assert "the lab's token is missing or wrong" in said
+        assert json.loads(lab.cli("dlq", "show", name, "--json"))["log"] == []
+        lab.cli("dlq", "redrive", name, "--dry-run")
+        lab.cli(*window.split(), "--dry-run")
+        assert letters(lab) == before[1]
+    assert (state(lab), letters(lab)) == before
+
+
+def test_a_letter_that_is_settled_is_not_redriven_or_discarded_again(lab: Lab) -> None:
+    name = poisoned(lab)
     lab.cli("dlq", "discard", name, "--why", "it is poison")
     for words in (f"dlq redrive {name} --why again", f"dlq discard {name} --why again"):
         exited, said = refused(lab, words)
         assert exited == 1
         assert f"{name} is already discarded" in said
-    (letter,) = [letter for letter in letters() if letter["letter"] == name]
+    letter = letters(lab)[name]
     assert (letter["state"], letter["rounds"]) == ("discarded", 0)
     assert len(json.loads(lab.cli("dlq", "show", name, "--json"))["log"]) == 1

@@ -13,6 +13,9 @@ from services.domain.messages import Coordinates
 from services.letters.letters import SQL, Name, UnknownLetter, parse_name
 from services.letters.parked import Parked
 from services.letters.redrive import MOST_ROUNDS, objection, written_at
+from services.settings import Settings
+from services.stack import client
+from services.stack.home import Home
 
 NOW = datetime(2026, 11, 23, 12, tzinfo=UTC)
 DAY_S = 86_400.0
@@ -103,6 +106,21 @@ def test_what_is_wrong_is_named_with_exit_code_2(
     done = CliRunner().invoke(app, f"dlq {words}")
     assert done.exit_code == 2
     assert named in done.output.replace("\n", " ")
+
+
+def test_what_an_arm_remembers_is_the_running_labs_word_and_not_the_shells(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = Home(tmp_path, 60_000)
+    place.create()
+    monkeypatch.setattr(client, "call", lambda *_, **__: {"settings": {"LAB_DEDUP_WINDOW_S": "600"}})
+    monkeypatch.setenv("LAB_DEDUP_WINDOW_S", "5")
+    monkeypatch.setenv("LAB_CHUNK", "many")
+    settings = dlq.settings_of_lab(place)
+    assert settings.dedup_window_s == 600
+    assert settings.kafka == "127.0.0.1:60002"
+    monkeypatch.setattr(client, "call", lambda *_, **__: {"settings": {}})
+    assert dlq.settings_of_lab(place).dedup_window_s == Settings().dedup_window_s
 
 
 def test_without_a_lab_it_says_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
