@@ -104,5 +104,5 @@ def _covering(events: Sequence[dict[str, Any]], place: Coordinates) -> Iterator[
             if behind and life in waiting:
                 waiting.discard(life)
                 yield {**event, "covers": str(place)}
-            elif behind:
+            elif behind and event["event"] == "offset.committed":
                 last[life] = event

@@ -91,6 +91,20 @@ def test_of_an_arm_that_commits_first_the_commit_before_is_the_one(home: Path) -
     assert [one["event"] for one in Files(home).chunks_over([AT])] == ["offset.received", "offset.committed"]
 
 
+def test_a_transaction_that_was_given_up_before_is_not_taken_for_the_commit_of_what_came_later(home: Path) -> None:
+    write(
+        home / "logs" / f"{ARM}.log",
+        line(0, "transaction.aborted", positions={"orders.v1/3": 12}),
+        line(1, "offset.rewound", positions={"orders.v1/3": 12}),
+        line(2, "offset.received", **CHUNK),
+        line(3, "transaction.aborted", positions={"orders.v1/3": 41}),
+        line(4, "offset.received", **CHUNK),
+        line(5, "offset.applied", **CHUNK),
+        line(6, "offset.committed", positions={"orders.v1/3": 46}),
+    )
+    assert [one["time"][17:19] for one in Files(home).chunks_over([AT])] == ["02", "03", "04", "05", "06"]
+
+
 def fates(lines: list[dict[str, Any]], rows: list[Row], spans: list[dict[str, Any]]) -> list[Attempt]:
     chunks = [{**one, "covers": str(AT)} for one in lines if one["event"].startswith("offset.")]
     lives = [one for one in lines if one["event"].startswith("process.")]
