@@ -4,6 +4,7 @@ What is checked is data: nothing here needs Docker. docs/compose.md says what wa
 """
 
 import copy
+import os
 import re
 import subprocess
 import sys
@@ -76,6 +77,11 @@ def same_commands(files: Files, native: dict[str, Launch]) -> None:
         assert files.services[part.name]["command"] == ["python", *native[part.name].command[1:]]
 
 
+def same_entrypoints(files: Files, native: dict[str, Launch]) -> None:
+    """The image has none, and only `provision` looks at something before its command."""
+    assert {name for name, service in files.services.items() if "entrypoint" in service} == {"provision"}
+
+
 def same_ports(files: Files, native: dict[str, Launch]) -> None:
     """Published are the table's ports, on this machine alone; the admin ports stay inside."""
     for name, service in files.services.items():
@@ -107,6 +113,8 @@ def same_settings(files: Files, native: dict[str, Launch]) -> None:
     for part in SERVICES:
         given = dict(files.services[part.name]["environment"])
         assert {name for name, value in given.items() if value is None} == set(PASSED_ON), part.name
+        if part.name == "provision":
+            assert given.pop("LAB_FAILPOINTS") == "${LAB_FAILPOINTS:-}"  # to be refused, see below
         expected = dict(native[part.name].environment)
         for address in ("LAB_KAFKA", "LAB_POSTGRES", "LAB_LEDGER", "LAB_PROVIDER", "LAB_PROMETHEUS", "LAB_ZIPKIN"):
             assert given.pop(address) == address_in_compose(address), part.name
@@ -262,6 +270,7 @@ def no_secret_in_the_files(files: Files, native: dict[str, Launch]) -> None:
 CHECKS: list[Callable[[Files, dict[str, Launch]], None]] = [
     same_processes,
     same_commands,
+    same_entrypoints,
     same_ports,
     same_order,
     same_bounds,
@@ -289,6 +298,10 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield same_processes, "refunds", "", None
     yield same_commands, "refunds", "command", ["python", "-m", "services.orders"]
     yield same_commands, "arm.at_least_once", "command", ["python", "-m", "services.payments", "effectively_once"]
+    yield same_entrypoints, "provision", "entrypoint", None
+    yield same_entrypoints, "orders", "entrypoint", ["sh", "-c", "true"]
+    yield same_settings, "provision", "environment/LAB_FAILPOINTS", None
+    yield same_settings, "orders", "environment/LAB_FAILPOINTS", "${LAB_FAILPOINTS:-}"
     yield same_ports, "orders", "ports", ["127.0.0.1:21020:21021"]
     yield same_ports, "orders", "ports", ["21020:21020"]
     yield same_ports, "ledger", "ports", ["0.0.0.0:21004:21004"]
@@ -367,6 +380,25 @@ def test_an_image_without_a_version_is_noticed(image: str, files: Files, native:
 def test_a_password_in_an_address_is_noticed(files: Files, native: dict[str, Launch]) -> None:
     with pytest.raises(AssertionError):
         no_secret_in_the_files(Files(files.services, files.images, "postgresql://lab:lab@postgres:21001"), native)
+
+
+# --- failpoints
+
+
+@pytest.mark.parametrize(
+    ("failpoints", "code", "out"),
+    [(None, 7, "begun"), ("", 7, "begun"), ("publish.after_fetch=kill", 2, "")],
+)
+def test_failpoints_that_nobody_would_arm_are_refused_before_anything_starts(
+    failpoints: str | None, code: int, out: str, files: Files
+) -> None:
+    """The container's way in, with another command behind it; Compose reads `$$` as `$`."""
+    way_in = [word.replace("$$", "$") for word in files.services["provision"]["entrypoint"]]
+    environment = {"PATH": os.environ["PATH"]} | ({} if failpoints is None else {"LAB_FAILPOINTS": failpoints})
+    command = [*way_in, "sh", "-c", 'echo "$1"; exit 7', "it", "begun"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout.strip()) == (code, out)
+    assert ("LAB_FAILPOINTS is set" in done.stderr) is (code == 2)
 
 
 # --- the files that the containers mount or are built from
