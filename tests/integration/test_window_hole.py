@@ -1,0 +1,76 @@
+"""Where the promise of `effectively_once` ends: an old copy that inbox and provider have forgotten is applied again."""
+
+import asyncio
+import json
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import asyncpg
+import pytest
+
+from tests.conftest import Lab, free_home
+
+WINDOW_S = 15.0  # longer than a message takes on a busy machine
+LIFETIME_S = 10.0
+
+
+@pytest.fixture
+def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """A lab whose inbox and whose provider remember for seconds, and whose arm applies what it may have forgotten.
+
+    Only `lab up` is told so, as by a person whose next shell knows nothing of it.
+    """
+    started = Lab(free_home(tmp_path_factory.mktemp("forgetful")))
+    with pytest.MonkeyPatch.context() as shell:
+        shell.setenv("LAB_DEDUP_WINDOW_S", str(WINDOW_S))
+        shell.setenv("LAB_KEY_LIFETIME_S", str(LIFETIME_S))
+        shell.setenv("LAB_APPLY_OLDER_THAN_WINDOW", "1")
+        started.cli("up", "--arms", "effectively_once", timeout_s=300)
+    try:
+        yield started
+    finally:
+        started.cli("down")
+
+
+def rows(lab: Lab) -> dict[str, dict[str, Any]]:
+    """The audit's rows of the arm, by effect."""
+    audit = json.loads(lab.cli("audit", "--json"))
+    assert audit["closes"]
+    return {row["effect"]: row for row in audit["rows"] if row["arm"] == "effectively_once"}
+
+
+async def forgotten(lab: Lab, since: float) -> None:
+    """Wait until the inbox knows no id any more, and the provider no key that it was told before `since`."""
+    while await remembered(lab) or time.monotonic() < since + LIFETIME_S:
+        assert time.monotonic() < since + 90, "the inbox forgets nothing"
+        await asyncio.sleep(0.5)
+
+
+async def remembered(lab: Lab) -> int:
+    connection = await asyncpg.connect(f"{lab.home.addresses()['LAB_POSTGRES']}/payments")
+    try:
+        return int(await connection.fetchval("SELECT count(*) FROM effectively_once.inbox"))
+    finally:
+        await connection.close()
+
+
+async def test_an_old_copy_is_charged_again_when_it_is_forced_and_only_then(forgetful: Lab) -> None:
+    lab = forgetful
+    began = datetime.now(UTC).isoformat()
+    lab.cli("load", "--rate", "10", "--duration", "3s")
+    lab.cli("drain")
+    drained = time.monotonic()
+    before = rows(lab)
+    assert before["charge"]["applied_once"] > 0
+    assert before["charge"]["duplicated"] == 0
+    await forgotten(lab, drained)
+    window = ["--arm", "effectively_once", "--topic", "orders.v1", "--from", began, "--to", "now"]
+    lab.cli("replay", *window, exits=2)  # older than the window, which this shell does not know
+    assert rows(lab) == before
+    replayed = json.loads(lab.cli("replay", *window, "--force", "--json"))["copied"]
+    lab.cli("drain")
+    after = rows(lab)
+    assert after["charge"]["duplicated"] == replayed > 0
+    assert after["charge"]["lost"] == after["record"]["duplicated"] == 0  # a record's id is unique for ever
