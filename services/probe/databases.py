@@ -16,6 +16,11 @@ _OUTBOX: Final = """
 SELECT count(*) AS rows, coalesce(extract(epoch FROM clock_timestamp() - min(created_at)), 0)::float8 AS oldest_s
 FROM outbox WHERE {pending}
 """
+# One row, whether there is a slot or not.
+_SLOT: Final = """
+SELECT held.bytes, held.invalidated, pg_size_bytes(current_setting('max_slot_wal_keep_size')) AS most
+FROM (SELECT) AS one LEFT JOIN ({held}) AS held ON true
+"""
 _DEPTH: Final = "SELECT '{schema}' AS arm, count(*) AS letters FROM {schema}.dead_letters WHERE state = 'parked'"
 
 
@@ -24,6 +29,15 @@ class Pending(msgspec.Struct, frozen=True):
 
     rows: int
     oldest_s: float
+
+
+def slot_lag(held: int | None, most: int, *, invalidated: bool | None) -> int:
+    """What a slot holds back, of which `held` is known (None: there is no slot); `most`: what the server lets it.
+
+    A slot that is lost holds nothing back, and that is the end of the matter that no alert may take for its cure: it
+    counts as the most that it could have held, until there is a new one.
+    """
+    return max(most, 0) if held is None or invalidated else held
 
 
 class Databases:
@@ -46,9 +60,9 @@ class Databases:
         return {row["arm"]: row["letters"] for row in rows}
 
     async def slot_bytes(self, database: str) -> int:
-        """The write-ahead log that the database's slot holds back; 0 without a slot. Raises like `outbox`."""
-        rows = await self._fetch(database, HELD)
-        return int(rows[0]["bytes"]) if rows else 0
+        """The write-ahead log that the database's slot holds back, as `slot_lag` has it. Raises like `outbox`."""
+        (row,) = await self._fetch(database, _SLOT.format(held=HELD))
+        return slot_lag(row["bytes"], row["most"], invalidated=row["invalidated"])
 
     async def _fetch(self, database: str, query: str) -> Sequence[Any]:
         try:

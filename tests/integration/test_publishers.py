@@ -19,6 +19,7 @@ import pytest
 from services.broker.reader import TopicReader, bounds
 from services.domain.arms import PUBLISHER_ARMS, PublisherArm
 from services.domain.messages import ORDERS, message_id_of
+from services.probe.databases import Databases
 from services.settings import Settings
 from services.stack import client
 from services.stack.parts import PARTS
@@ -289,6 +290,8 @@ async def test_a_frozen_reader_is_said_and_does_not_fill_the_disk(stack: Lab) ->
 
         await until(invalidated, "Postgres gives the slot up", timeout_s=60)
         assert arm.events("orders.cdc", "slot.lag")[-1]["over"] is True
+        probe = Databases(stack.home.postgres_url("postgres"), "probe")
+        assert await probe.slot_bytes(CDC.database(ORDERS)) == 1 << 30, "its loss is no cure: the alert goes on"
         late = await arm.accepted(f"f-{uuid4().hex[:8]}")
         await arm.cli("thaw", "cdc")
         await arm.wait_for_all("published after the thaw")
@@ -299,6 +302,8 @@ async def test_a_frozen_reader_is_said_and_does_not_fill_the_disk(stack: Lab) ->
             return arm.events("orders.cdc", "slot.lag")[-1]["over"] is False
 
         await until(calm, "the new slot holds little back")
+        assert await probe.slot_bytes(CDC.database(ORDERS)) < 1 << 30
+        await probe.close()
 
 
 async def test_the_slot_is_there_for_the_arm_and_goes_with_it(infra: Infra, settings: Settings) -> None:

@@ -1,12 +1,16 @@
 """The probe's decisions: lag from offsets, what is read together, what a scrape sees when a store is away."""
 
+from pathlib import Path
+
 import pytest
 
+from dashboards.profiles import PROFILES
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
 from services.probe import board as boards
 from services.probe.board import Board, BrokerSaid, PostgresSaid
-from services.probe.databases import Pending, outboxes_of
+from services.probe.databases import Pending, outboxes_of, slot_lag
 from services.probe.lag import Lag, Topics, lags, rounds
+from services.stack.postgres import command
 from services.telemetry.metrics import Metrics
 
 ORDERS = "orders.v1"
@@ -47,6 +51,14 @@ def test_redriven_letters_wait_in_an_outbox_of_their_own() -> None:
         ("cdc", "orders_cdc", "snapshot"),
         ("outbox", "payments", "until_confirmed"),
     ]
+
+
+def test_a_slot_that_is_lost_never_looks_better_than_one_that_holds_too_much() -> None:
+    assert slot_lag(5, 1000, invalidated=False) == 5
+    assert slot_lag(0, 1000, invalidated=True) == 1000  # what Postgres says of an invalidated one
+    assert slot_lag(None, 1000, invalidated=None) == 1000
+    assert all(profile.slot_bytes < 1 << 30 for profile in PROFILES), "the servers' bound raises every profile's alarm"
+    assert "max_slot_wal_keep_size=1GB" in command(Path(), "", 0)
 
 
 class Watching:
