@@ -9,6 +9,7 @@ from typing import Final
 
 from services.domain import failure_policy as policy
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
+from services.domain.circuit import FIRST_PAUSE_S, LONGEST_PAUSE_S, OPEN_AFTER
 from services.failpoints.names import DATA_FAULTS, ERRORS, FAILPOINTS
 from services.settings import Settings
 from services.stack.parts import PARTS, SUPERVISOR_PORT
@@ -30,7 +31,10 @@ def _sections() -> Iterator[str]:
     yield "Made from the code by `make docs`; a test fails when it is out of date. Words: see the README."
     yield from section("Publisher arms", ("arm", "how", "promise"), _publishers())
     yield from section("Consumer arms", ("arm", "how", "promise by effect"), _consumers())
-    yield from section("Failure policy", ("failure", "what follows"), _policy())
+    tiered = " and ".join(f"`{arm.name}`" for arm in CONSUMER_ARMS.values() if arm.retries)
+    yield from section("Failed calls to the provider", ("failure", f"what follows in {tiered}"), _of_calls())
+    yield from _other_arms()
+    yield from section("Failures of stores and broker", ("failure", "what follows"), _of_stores())
     yield from section("Failpoints", ("name", "passed by", "has happened", "has not"), _failpoints())
     yield from section("Actions of a failpoint", ("action", "what a pass does"), _actions())
     yield from section("Errors at failpoints", ("where", "kinds", "what `error:KIND` does"), _errors())
@@ -68,19 +72,61 @@ def _consumers() -> Iterator[tuple[str, ...]]:
         yield f"`{arm.name}`", arm.gloss, "; ".join(f"{e}: {_promise(p)}" for e, p in arm.promises.items())
 
 
-def _policy() -> Iterator[tuple[str, ...]]:
-    delays = f"{policy.FIRST_DELAY_S:g} s, doubled up to {policy.LONGEST_DELAY_S:g} s, less up to half of it"
-    again = f"tried again after {delays}, never earlier than `Retry-After`"
-    yield "time-out, no connection, connection lost", again
-    yield "HTTP 5xx", again
+def _of_calls() -> Iterator[tuple[str, ...]]:
+    again = f"{_tiers()}; after {policy.ATTEMPTS} attempts dead-lettered as `attempts`"
+    yield "time-out, connection lost, HTTP 5xx", again
     for status, reason in policy.RETRYABLE_STATUS.items():
         yield f"HTTP {status} ({reason.replace('_', ' ')})", again
-    yield f"SQLSTATE {', '.join(policy.RETRYABLE_SQLSTATE)}…", again
-    given_up = "the process ends with an error; its records stay uncommitted and come again"
-    yield f"any of these for longer than {policy.GIVE_UP_AFTER_S:g} s", given_up
-    yield "other HTTP 4xx, other SQLSTATE", "dead-lettered at once as `refused`"
+    yield "no connection", "the same tiers, but it is no attempt: the provider was not called"
+    yield (
+        f"{OPEN_AFTER} in a row of no connection, time-out, connection lost or HTTP 5xx",
+        f"the process calls nobody for {FIRST_PAUSE_S:g} s, doubled up to {LONGEST_PAUSE_S:g} s, until one trial call "
+        "is answered: who waits and the trial use no attempt",
+    )
+    yield "other HTTP 4xx", "dead-lettered at once as `refused`"
     yield "bytes that cannot be decoded, unknown type, invalid payload, no message id", "dead-lettered at once"
     yield "same message id with another payload", "dead-lettered at once as `conflict`, with both digests"
+    yield (
+        "an email of `effectively_once`",
+        "no connection and HTTP 429: called again later; anything else that may pass: *uncertain*, never called again",
+    )
+
+
+def _tiers() -> str:
+    """Where a message waits after each of its attempts, as the policy itself says."""
+    failure = policy.Failure("timeout", retryable=True)
+    places = [policy.next_place(failure, attempts=n, draw=0) for n in range(1, policy.ATTEMPTS)]
+    names = [place.tier.name for place in places if isinstance(place, policy.Later)]
+    steps = [f"{names.index(tier.name) + 1} in `{tier.name}`" for tier in policy.TIERS]
+    return (
+        f"waits after attempt {', '.join(steps)} and there from then on, less up to {policy.JITTER:.0%} of it, never "
+        "less than `Retry-After` asks"
+    )
+
+
+def _other_arms() -> Iterator[str]:
+    """What the table of calls does not say of the arms without tiers."""
+    yield ""
+    yield (
+        "`kafka_transactions` has neither tiers nor circuit breaker: it aborts and does the whole batch again, and a "
+        f"message for which the provider was really called {policy.ATTEMPTS} times in vain is dead-lettered inside the "
+        "transaction. `at_most_once` and `stock_faust` try once."
+    )
+
+
+def _of_stores() -> Iterator[tuple[str, ...]]:
+    delays = f"{policy.FIRST_DELAY_S:g} s, doubled up to {policy.LONGEST_DELAY_S:g} s, less up to half of it"
+    again = f"tried again in place after {delays}, however often"
+    ended = "the process ends with an error; its records stay uncommitted and come again"
+    yield "no answer in time, no connection, connection lost", again
+    yield f"SQLSTATE {', '.join(policy.RETRYABLE_SQLSTATE)}…", again
+    yield "a record for a tier or the dead letters that the broker does not confirm", again
+    yield f"any of these for longer than {policy.GIVE_UP_AFTER_S:g} s", ended
+    yield "a record for a tier or the dead letters that the broker refuses for ever", "its digest goes there instead"
+    yield (
+        "other SQLSTATE",
+        f"{ended}; `kafka_transactions` halves its batch until it has the record, and dead-letters that as `refused`",
+    )
 
 
 def _failpoints() -> Iterator[tuple[str, ...]]:

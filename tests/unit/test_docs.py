@@ -8,6 +8,7 @@ from lab.main import app
 from lab.reference import FILE, reference
 from loadtest.proof import proved
 from loadtest.scenario import names
+from services.domain.failure_policy import ATTEMPTS, FIRST_DELAY_S, GIVE_UP_AFTER_S, TIERS
 from services.telemetry.catalogue import METRICS
 
 ROOT = Path(__file__).parents[2]
@@ -15,6 +16,15 @@ ROOT = Path(__file__).parents[2]
 
 def test_the_reference_is_what_the_code_would_write() -> None:
     assert FILE.read_text() == reference(), "out of date: run `make docs`"
+
+
+def test_the_reference_tells_what_waits_in_tiers_from_what_is_tried_in_place() -> None:
+    sections = {part.partition("\n")[0]: part for part in reference().split("\n## ")}
+    calls, stores = sections["Failed calls to the provider"], sections["Failures of stores and broker"]
+    of_calls = [f"`{tier.name}`" for tier in TIERS] + [f"after {ATTEMPTS} attempts", "Retry-After", "no attempt"]
+    of_stores = [f"{FIRST_DELAY_S:g} s", f"longer than {GIVE_UP_AFTER_S:g} s", "SQLSTATE"]
+    assert all(words in calls and words not in stores for words in of_calls)
+    assert all(words in stores and words not in calls for words in of_stores)
 
 
 def test_the_semantics_are_what_the_code_would_write() -> None:
