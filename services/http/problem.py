@@ -9,6 +9,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 ProblemType = Literal[
+    "no_http",
     "malformed",
     "invalid",
     "not_found",
@@ -25,6 +26,7 @@ ProblemType = Literal[
 PROBLEM_TYPES: Final[tuple[ProblemType, ...]] = get_args(ProblemType)
 
 _TABLE: Final[Mapping[ProblemType, tuple[int, str]]] = {
+    "no_http": (400, "The request cannot be read as HTTP"),
     "malformed": (400, "The body cannot be read"),
     "invalid": (400, "A field is not what it must be"),
     "not_found": (404, "There is no such thing here"),
@@ -39,6 +41,7 @@ _TABLE: Final[Mapping[ProblemType, tuple[int, str]]] = {
     "unavailable": (503, "The service cannot answer now"),
 }
 _TYPE_OF_STATUS: Final[Mapping[int, ProblemType]] = {404: "not_found", 405: "method_not_allowed"}
+_PART_OF_STATUS: Final = {404: "path", 405: "method"}  # of the request, which is at fault
 
 _MEDIA_TYPE: Final = "application/problem+json"
 _DETAIL_LENGTH: Final = 300  # details quote input: they stay short whatever it was
@@ -98,7 +101,8 @@ async def _answer_problem(_: Request, error: Exception) -> Response:
 async def _answer_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101
     detail = f"{request.method} {request.url.path}"
-    return Problem(_TYPE_OF_STATUS.get(error.status_code, "invalid"), detail, headers=error.headers).response()
+    type_, part = _TYPE_OF_STATUS.get(error.status_code, "invalid"), _PART_OF_STATUS.get(error.status_code)
+    return Problem(type_, detail, field=part, headers=error.headers).response()
 
 
 async def _answer_failure(_: Request, __: Exception) -> Response:

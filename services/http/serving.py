@@ -12,10 +12,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from services.bootstrap import Process
 from services.http.database import Database
-from services.http.problem import EXCEPTION_HANDLERS
+from services.http.problem import EXCEPTION_HANDLERS, Problem
 from services.telemetry.admin import serve_admin
 
 GRACE_S: Final = 3  # requests in flight get so long after SIGTERM; with the pool's second the end comes within 5 s
@@ -28,6 +29,16 @@ class _Server(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
+
+
+class _Protocol(HttpToolsProtocol):
+    """Uvicorn refuses what is no HTTP (an unknown method, a broken header) in plain text; here it is a problem, too."""
+
+    def send_400_response(self, msg: str) -> None:
+        answer = Problem("no_http", f"{msg} (method, path or a header)").response()
+        head = b"".join(name + b": " + value + b"\r\n" for name, value in answer.raw_headers)
+        self.transport.write(b"HTTP/1.1 400 Bad Request\r\n" + head + b"connection: close\r\n\r\n" + bytes(answer.body))
+        self.transport.close()
 
 
 def make_app(routes: Sequence[Route], database: Database, openapi: bytes) -> Starlette:
@@ -68,6 +79,7 @@ def make_server(app: Starlette) -> uvicorn.Server:
     """The HTTP server of an app; it ends when its `should_exit` is set, and leaves signals alone."""
     config = uvicorn.Config(
         app,
+        http=_Protocol,
         lifespan="off",
         ws="none",
         access_log=False,

@@ -215,9 +215,12 @@ async def test_bad_input_is_refused_by_name_and_changes_nothing(producer: Produc
         assert (answer.status, answer.faulty) == (400, [name.replace("_", "-")])
     without = await producer.client.call("POST", producer.kind.path, valid)
     assert (without.status, without.faulty) == (400, ["Idempotency-Key"])
-    for method, path, status in (("GET", "/nothing", 404), ("DELETE", producer.kind.path, 405)):
+    for method, path, status, part in (
+        ("GET", "/nothing", 404, "path"), ("DELETE", producer.kind.path, 405, "method"), ("BREW", "/", 400, "method"),
+    ):  # fmt: skip
         answer = await producer.client.call(method, path)
         assert (answer.status, answer.headers["Content-Type"]) == (status, "application/problem+json")
+        assert part in answer.json["detail"] or answer.faulty == [part]
     assert await producer.rows() == (0, 0, 0)
 
 
