@@ -13,6 +13,7 @@ inside the transaction. A process that was replaced while it was frozen is refus
 """
 
 import asyncio
+import contextlib
 import os
 import random
 import signal
@@ -48,12 +49,19 @@ ARM: Final = CONSUMER_ARMS["kafka_transactions"]
 STOP_TIMEOUT_S: Final = 5.0
 HANGS_AFTER_S: Final = 1.5 * ANSWER_S
 WORK: Final = 0.6  # of the time that the broker gives a transaction, for the effects
+# Between two tries, whatever was asked for: nothing is polled meanwhile, so a rebalance waits for the end of it, and
+# after max.poll.interval.ms (300 s) the group goes on without this member. Six tries end before the policy gives up.
+LONGEST_PAUSE_S: Final = 60.0
 
 Result = TypeVar("Result")
 
 
 class Undone(Exception):
-    """An effect failed, so the transaction is given up."""
+    """An effect failed, so the transaction is given up. `retry_after_s`: the longest that the other side asked for."""
+
+    def __init__(self, why: str, retry_after_s: float = 0.0) -> None:
+        super().__init__(why)
+        self.retry_after_s = retry_after_s
 
 
 class KafkaTransactions:
@@ -68,11 +76,15 @@ class KafkaTransactions:
         self._failures = 0  # in a row
         self._failing_since_s = 0.0
         self._random = random.Random()  # noqa: S311  # jitter
-        self.stopping = False
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Begin nothing more; a pause between tries ends at once."""
+        self._stopping.set()
 
     async def run(self) -> None:
-        """Work until `stopping`. Raises what ends the process: Fenced, or what the broker does not let pass."""
-        while not self.stopping:
+        """Work until `stop`. Raises what ends the process: Fenced, or what the broker does not let pass."""
+        while not self._stopping.is_set():
             batch = await self._in_time(self._transactor.fetch, self._size)
             if self._transactor.moved:
                 self._tries = Tries()  # others have them now, or they come again
@@ -144,7 +156,8 @@ class KafkaTransactions:
     def _check(self, failed: Unapplied) -> None:
         if failed:
             self._tries.note(failed)
-            raise Undone(f"{len(failed)} messages failed")
+            asked_s = max((one.failure.retry_after_s for one in failed.deferred), default=0.0)
+            raise Undone(f"{len(failed)} messages failed", asked_s)
 
     async def _insert_records(self, messages: Sequence[Message]) -> None:
         try:
@@ -192,12 +205,12 @@ class KafkaTransactions:
         self._failing_since_s = self._failing_since_s if self._failures else time.monotonic()
         self._failures += 1
         elapsed_s = time.monotonic() - self._failing_since_s
-        decision = decide(
-            Failure("connection", True), attempt=self._failures, elapsed_s=elapsed_s, draw=self._random.random()
-        )
+        failure = Failure("connection", True, retry_after_s=error.retry_after_s if isinstance(error, Undone) else 0.0)
+        decision = decide(failure, attempt=self._failures, elapsed_s=elapsed_s, draw=self._random.random())
         if not isinstance(decision, Retry):
             raise error
-        await asyncio.sleep(decision.delay_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), min(decision.delay_s, LONGEST_PAUSE_S))
 
     def _done(self, positions: dict[str, int], taken: Taken, sent: int, trail: Trail) -> None:
         self._tries.forget(taken.messages)
@@ -265,7 +278,7 @@ async def run(process: Process) -> None:
         asked = asyncio.create_task(stop.wait(), name="signal")
         await asyncio.wait({work, asked}, return_when=asyncio.FIRST_COMPLETED)
         process.log.event("process.stopping", asked=stop.is_set())
-        arm.stopping = True
+        arm.stop()
         async with asyncio.timeout(STOP_TIMEOUT_S):
             try:
                 await work
