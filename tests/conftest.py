@@ -30,27 +30,34 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
-# Files whose tests share the session's lab: with two workers (`make test`) one of them runs all of these.
-OF_THE_LAB = (
-    "tests/e2e/",
-    "tests/telemetry/",
-    "tests/dashboards/test_data.py",
-    "tests/integration/test_bad_input.py",
-    "tests/integration/test_faults.py",
-    "tests/integration/test_more_arms.py",
-)
+# Files whose tests share the session's lab: each group on one worker (`make test`), so that there are two labs.
+OF_THE_LAB = {
+    "faults": (
+        "tests/e2e/",
+        "tests/integration/test_bad_input.py",
+        "tests/integration/test_faults.py",
+        "tests/integration/test_more_arms.py",
+    ),
+    "telemetry": ("tests/telemetry/", "tests/dashboards/test_data.py"),
+}
+
+
+def group_of(nodeid: str) -> str:
+    """Whose lab a test shares; empty for none."""
+    return next((group for group, files in OF_THE_LAB.items() if nodeid.startswith(files)), "")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses the lab first: it is the longest piece that cannot be divided."""
-    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_LAB))
+    """What uses a lab first, a group after the other: these are the longest pieces that cannot be divided."""
+    order = [*OF_THE_LAB, ""]
+    items.sort(key=lambda item: order.index(group_of(item.nodeid)))
 
 
 class ByLabAndFile(LoadScopeScheduling):
-    """Tests of one file stay together, and so do all tests of the session's lab."""
+    """Tests of one file stay together, and so do all tests that share a lab."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "lab" if nodeid.startswith(OF_THE_LAB) else nodeid.partition("::")[0]
+        return group_of(nodeid) or nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLabAndFile:
@@ -62,8 +69,9 @@ def free_home(path: os.PathLike[str]) -> Home:
     """A lab in `path` on a block of ports of which none is in use."""
     bases = range(21_200, 32_000, 200)  # above 32768 outgoing connections take ports
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    half = len(bases) // 2 * (worker % 2)  # the workers must not find the same block free at the same moment
-    for base in [*bases[half:], *bases[:half]]:
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    share = len(bases) * worker // workers  # the workers must not find the same block free at the same moment
+    for base in [*bases[share:], *bases[:share]]:
         home = Home(path, base)  # type: ignore[arg-type]
         if all(_free(port) for port in ports(home)):
             return home
