@@ -43,7 +43,7 @@ storms: setup ## the long proofs that have not been seen to hold yet, one after 
 crash: setup ## every failpoint x every process killed, drained, audited (half an hour; goes on where it stopped)
 	@$(BIN)/python -m loadtest.crash
 
-test: check ## the whole suite, on real parts that it starts itself; tests wait more than they work: three workers on two cores
+test: check ## the whole suite, on real parts that it starts itself (three workers: it waits more than it works)
 	$(BIN)/python -m pytest tests/integration/test_supervisor.py
 	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --ignore tests/integration/test_supervisor.py
 

@@ -555,8 +555,8 @@ METRICS: Final = {
             kind="gauge",
             unit="By",
             prometheus="delivery_slot_lag_bytes",
-            description="Write-ahead log that the arm's replication slot holds back; of one that is lost, the most that "
-            "the server lets a slot hold (max_slot_wal_keep_size).",
+            description="Write-ahead log that the arm's replication slot holds back; of one that is lost, the most "
+            "that the server lets a slot hold (max_slot_wal_keep_size).",
             labels=("arm",),
             emitters=(Emitter("probe", {"arm": ("cdc",)}),),
         ),

@@ -1,5 +1,6 @@
 """What `effectively_once` charges of a chunk, given what the inbox has met: nothing twice, and nothing left out."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,12 @@ from services.domain.messages import ORDERS, Coordinates, Message, digest
 from services.domain.orders import Order
 from services.failpoints import Failpoints
 from services.payments.arms.base import Tools
-from services.payments.arms.effectively_once import EffectivelyOnce
+from services.payments.arms.effectively_once import FULL_BATCH, EffectivelyOnce
 from services.payments.observer import Observer
 from services.payments.patience import Patience
 from services.payments.trail import Trails
 from services.settings import Settings
+from services.stack.provision import SERVICES
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
 from services.telemetry.tracing import Tracer
@@ -69,6 +71,18 @@ def met(decision: str, at: Coordinates, first_attempt: datetime | None = None) -
     }
 
 
+class Window:
+    """The default partition of an inbox in which this many ids are too old."""
+
+    def __init__(self, old: int) -> None:
+        self.old = old
+
+    async def fetch(self, name: str, *_: Any) -> list[dict[str, int]]:
+        deleted = min(self.old, FULL_BATCH) if name == "keep_window" else 0
+        self.old -= deleted
+        return [{"made": 0, "dropped": 0, "deleted": deleted}]
+
+
 @pytest.fixture
 def inbox() -> Inbox:
     return Inbox()
@@ -81,14 +95,17 @@ def provider() -> Provider:
 
 @pytest.fixture
 def arm(inbox: Inbox, provider: Provider, tmp_path: Path) -> EffectivelyOnce:
-    log, metrics, life = Log("arm", "life", str(tmp_path / "log")), Metrics("arm", "life"), uuid4()
-    tools = Tools(
+    return EffectivelyOnce(equipped(inbox, provider, tmp_path))
+
+
+def equipped(ledger: Any, provider: Any, folder: Path) -> Tools:
+    log, metrics, life = Log("arm", "life", str(folder / "log")), Metrics("arm", "life"), uuid4()
+    return Tools(
         CONSUMER_ARMS["effectively_once"], Settings(), life, log, metrics,
-        Failpoints("arm", "", "", allowed=False), inbox, provider, Patience("effectively_once", log, metrics),  # type: ignore[arg-type]
+        Failpoints("arm", "", "", allowed=False), ledger, provider, Patience("effectively_once", log, metrics),
         Trails(Tracer("arm", "life"), CONSUMER_ARMS["effectively_once"]),
         Observer(metrics, CONSUMER_ARMS["effectively_once"]),
     )  # fmt: skip
-    return EffectivelyOnce(tools)
 
 
 @pytest.mark.parametrize("decision", ["duplicate", "conflict"])
@@ -125,3 +142,25 @@ async def test_beyond_the_key_s_lifetime_a_charge_is_looked_up_and_never_made(
     assert provider.charged_ids == []
     assert inbox.completed == ([late.id] if known else [])
     assert [letter.reason for letter in letters] == ([] if known else ["uncertain"])
+
+
+async def test_ids_that_are_too_old_are_deleted_batch_by_batch_without_a_pause_while_a_batch_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paused = asyncio.Event()
+
+    async def pause(_: float) -> None:
+        paused.set()
+        await asyncio.Future()
+
+    monkeypatch.setattr("services.payments.arms.effectively_once.asyncio.sleep", pause)
+    window = Window(5 * FULL_BATCH + 1)
+    keeping = asyncio.create_task(EffectivelyOnce(equipped(window, Provider(), tmp_path))._keep_window())
+    async with asyncio.timeout(2):
+        await paused.wait()
+    keeping.cancel()
+    assert window.old == 0
+
+
+def test_a_full_batch_is_what_the_statement_deletes_at_most() -> None:
+    assert f"LIMIT {FULL_BATCH})" in (SERVICES / "payments/schema/effectively_once.sql").read_text()

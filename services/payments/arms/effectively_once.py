@@ -28,6 +28,7 @@ from services.payments.trail import CURRENT, mark, step
 from services.payments.unapplied import Letter, Unapplied
 from services.telemetry.tracing import sampled, traceparent_of
 
+FULL_BATCH: Final = 1000  # rows of the default partition that `keep_window` deletes at most in one transaction
 KEY_MARGIN_S: Final = 60.0  # clocks differ and calls take time; half of a shorter lifetime
 
 
@@ -68,7 +69,8 @@ class EffectivelyOnce:
             (did,) = await self._tools.ledger.fetch("keep_window", window_s)
             if any(did.values()):
                 self._tools.log.event("dedup.window", **dict(did))
-            await asyncio.sleep(min(30.0, window_s / 16))
+            if did["deleted"] < FULL_BATCH:  # else there are more: small batches, but the default one must not grow
+                await asyncio.sleep(min(30.0, window_s / 16))
 
     async def _span_emails(self, messages: Sequence[Message]) -> None:
         """Before an email's row is there: which span it belongs to, of messages that are worth spans."""
