@@ -48,6 +48,7 @@ class Parked(msgspec.Struct, frozen=True, kw_only=True):
     headers: list[tuple[str, bytes | None]]
     value: bytes | None = None  # null: as the table keeps it, unless it is away
     away: bool  # the table has no value: it was too large, or is null
+    kept: int = 0  # bytes of the value that the table has
 
 
 class Outcome(msgspec.Struct):
@@ -118,4 +119,5 @@ def _parked(arm: str, row: Any) -> Parked:
         key=row["key"],
         headers=parse_headers(row["headers"]),
         away=row["away"],
+        kept=row["kept"],
     )

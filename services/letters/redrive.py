@@ -37,19 +37,36 @@ async def redrive(
                 outcome.leave_out(letter, why)
             else:
                 allowed.append(letter)
+        ready = await _ready(desk, allowed, outcome)
         if dry_run:
-            outcome.changed += len(allowed)
-        else:
-            await _redrive(desk, arm, allowed, outcome)
+            outcome.changed += len(ready)
+            tell(outcome)
+            continue
+        await _redrive(desk, arm, ready, outcome)
         tell(outcome)
         await desk.failpoints.hit("redrive.half_way")
     return outcome
 
 
-async def _redrive(desk: Desk, arm: str, letters: Sequence[Parked], outcome: Outcome) -> None:
-    there = await with_originals(desk, letters)
-    sent = [letter for letter in there if _size(letter) <= LARGEST_BYTES]
-    records = [_record(letter, outcome.operation) for letter in sent]
+async def _ready(desk: Desk, letters: Sequence[Parked], outcome: Outcome) -> list[tuple[Parked, Redriven]]:
+    """Letters and their records; those of which none can be sent are left out. A dry run finds the same."""
+    there = {letter.name: letter for letter in await with_originals(desk, letters)}
+    ready = []
+    for letter in letters:
+        if (found := there.get(letter.name)) is None:
+            outcome.leave_out(letter, f"is no longer at {letter.at}")
+            continue
+        record = _record(found, outcome.operation)
+        if size_of(found, record) > LARGEST_BYTES:
+            # the relay would set it aside, when it is marked as redriven and nobody can do anything with it any more
+            outcome.leave_out(letter, f"is larger than a producer sends ({LARGEST_BYTES} bytes)")
+        else:
+            ready.append((found, record))
+    return ready
+
+
+async def _redrive(desk: Desk, arm: str, ready: Sequence[tuple[Parked, Redriven]], outcome: Outcome) -> None:
+    sent, records = [letter for letter, _ in ready], [record for _, record in ready]
     rows = await desk.database.fetch(
         sql(arm, "redrive"),
         [letter.name.number for letter in sent],
@@ -65,18 +82,9 @@ async def _redrive(desk: Desk, arm: str, letters: Sequence[Parked], outcome: Out
     )
     taken = {row["letter"] for row in rows}
     outcome.changed += len(taken)
-    for letter in letters:
+    for letter in sent:
         if letter.name.number not in taken:
-            outcome.leave_out(letter, _missing(letter, there, sent))
-
-
-def _missing(letter: Parked, there: Sequence[Parked], sent: Sequence[Parked]) -> str:
-    names = [one.name for one in there]
-    if letter.name not in names:
-        return f"is no longer at {letter.at}"
-    if letter.name not in [one.name for one in sent]:
-        return f"is larger than a producer sends ({LARGEST_BYTES} bytes)"
-    return "was changed by somebody else meanwhile"
+            outcome.leave_out(letter, "was changed by somebody else meanwhile")
 
 
 def _record(letter: Parked, operation: str) -> Redriven:
@@ -91,10 +99,11 @@ def _record(letter: Parked, operation: str) -> Redriven:
     )
 
 
-def _size(letter: Parked) -> int:
-    """What the record takes, about; of a kept value nothing is known but that it was sent before."""
-    headers = sum(len(name) + len(value or b"") + 8 for name, value in letter.headers)
-    return len(letter.key or b"") + len(letter.value or b"") + headers + 512
+def size_of(letter: Parked, record: Redriven) -> int:
+    """What the record takes at most, as librdkafka reckons it: with the headers of the way back, which it had not
+    when it was sent first."""
+    headers = sum(len(name.encode()) + len(value or b"") + 10 for name, value in record.headers)
+    return len(record.key or b"") + letter.kept + len(letter.value or b"") + headers + 64
 
 
 def objection(letter: Parked, now: datetime, window_s: float | None) -> str:

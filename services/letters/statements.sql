@@ -22,7 +22,7 @@ SELECT coalesce(max(letter), 0) FROM {schema}.dead_letters;
 
 -- page: the next letters of a selection, $8 at most, after letter $6 and up to letter $7
 SELECT letter, topic, partition, "offset", message_id, rounds, first_failure, key, headers::text AS headers,
-       value IS NULL AS away
+       value IS NULL AS away, coalesce(octet_length(value), 0) AS kept
   FROM {schema}.dead_letters
  WHERE ($1::text IS NULL OR reason = $1) AND ($2::text IS NULL OR state = $2)
    AND ($3::timestamptz IS NULL OR last_failure >= $3) AND ($4::uuid IS NULL OR message_id = $4)
