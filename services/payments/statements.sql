@@ -65,10 +65,22 @@ UPDATE {schema}.emails SET state = 'claimed', claimed_by = $1::uuid, claimed_at 
 RETURNING message_id, run, customer_id, topic, partition, "offset",
           (SELECT s.traceparent FROM {schema}.email_spans s WHERE s.message_id = emails.message_id) AS traceparent;
 
--- settle_emails: what became of claimed emails; one that was swept as uncertain meanwhile is known again
-UPDATE {schema}.emails e SET state = o.state, xid = pg_current_xact_id()
+-- settle_emails: what became of claimed emails; one that was swept as uncertain meanwhile is known again. Its letter is
+-- parked before this: where it was redriven in between, whose record may have come back already, it is to be sent again
+UPDATE {schema}.emails e SET xid = pg_current_xact_id(), state = CASE WHEN o.state = 'refused' AND EXISTS (
+           SELECT FROM {schema}.dead_letters l WHERE l.state = 'redriven'
+              AND (l.topic, l.partition, l."offset") = (e.topic, e.partition, e."offset")) THEN 'pending' ELSE o.state END
   FROM unnest($1::uuid[], $2::text[]) AS o (message_id, state)
  WHERE e.message_id = o.message_id AND e.claimed_by = $3::uuid AND e.state IN ('claimed', 'uncertain');
+
+-- resend_emails: emails of these messages whose letter was redriven. Refused for ever, they were surely not sent, so they
+-- may be; an uncertain one never, and none whose letter was parked again or discarded meanwhile. A late copy of the
+-- record finds them pending, claimed or sent
+UPDATE {schema}.emails e SET state = 'pending', xid = pg_current_xact_id()
+  FROM {schema}.dead_letters l
+ WHERE e.message_id = ANY ($1::uuid[]) AND e.state = 'refused' AND l.state = 'redriven'
+   AND (l.topic, l.partition, l."offset") = (e.topic, e.partition, e."offset")
+RETURNING e.message_id;
 
 -- sweep_emails: claimed for longer than any call takes: the claimant is dead or frozen, and nobody knows
 UPDATE {schema}.emails SET state = 'uncertain', xid = pg_current_xact_id()

@@ -24,9 +24,16 @@ from services.broker.topics import MAIN_TOPICS, topics_of
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.messages import EFFECTS_HEADER, ORDERS, REFUNDS, RUN_HEADER, Kind, digest, record_headers
 from services.domain.orders import Order, Refund
+from services.letters.letters import Name, Selection, parse_name
+from services.letters.redrive import LARGEST_BYTES, redrive
+from services.relay.__main__ import REDRIVES
+from services.relay.records import redelivery_of
 from services.stack import client, control
+from services.stack.provision import SERVICES
+from services.storage.postgres import statements
 from tests.conftest import free_home, say
 from tests.ids import message_id
+from tests.lettering import WINDOW_S, desk, park
 
 ARMS = ("at_least_once", "effectively_once")
 SESSION_S = 6.0
@@ -141,6 +148,26 @@ class Bench:
         return not await self.payments.fetchval(
             "SELECT count(*) FROM effectively_once.emails WHERE state IN ('pending', 'claimed')"
         )
+
+    # -- dead letters -------------------------------------------------------------------------------------------------
+
+    async def redrive(self, sent: Sent) -> None:
+        """Redrive the letter of this record in `effectively_once`; what the outbox then holds is sent as by a relay."""
+        number = await self.payments.fetchval(
+            "SELECT letter FROM effectively_once.dead_letters WHERE message_id = $1", sent.id
+        )
+        selection = Selection(arms=["effectively_once"], names=[Name("effectively_once", number)])
+        outcome = await redrive(desk(self.payments, self.kafka), selection, lambda _: None, window_s=WINDOW_S)
+        assert (outcome.changed, outcome.left_out) == (1, {})
+        await self.send([await self.as_redriven(sent)])
+
+    async def as_redriven(self, sent: Sent) -> tuple[Any, ...]:
+        """The record that the relay makes of a redriven letter's row; this lab has no relay."""
+        row = await self.payments.fetchrow(
+            "SELECT position, message_id, shard, key, type, payload, headers::text, created_at FROM outbox"
+            " WHERE message_id = $1", sent.id
+        )  # fmt: skip
+        return redelivery_of(tuple(row), REDRIVES.topics)
 
     # -- processes ----------------------------------------------------------------------------------------------------
 
@@ -334,6 +361,61 @@ async def test_an_email_whose_sender_died_is_uncertain_and_never_sent_again(benc
 
     await until(logged, "each uncertain email to be in the log")
     await check(bench, sent, ("record", "charge"))
+
+
+async def test_a_redrive_has_a_refused_email_sent_and_never_an_uncertain_one(bench: Bench) -> None:
+    async def ended_as(state: str, action: str) -> Sent:
+        await bench.arm("process.after_email_claimed_before_sent", f"{action} count=1 arm=effectively_once")
+        (sent,) = await bench.send_messages(1, ALL_EFFECTS)
+        await bench.drained()
+        assert await bench.email_states([sent]) == {sent.id: state}
+        return sent
+
+    refused = await ended_as("refused", "error:http_400")
+    assert set(await bench.letters("effectively_once", [refused.at])) == {refused.at}
+    await bench.redrive(refused)
+    await bench.drained()
+    assert await bench.email_states([refused]) == {refused.id: "sent"}
+
+    # a letter about an email of which nobody knows: its sender died between the letter and the settling
+    uncertain = await ended_as("uncertain", "error:timeout")
+    topic, partition, offset = uncertain.at.split("/")
+    await bench.payments.execute(
+        """INSERT INTO effectively_once.dead_letters (topic, partition, "offset", message_id, reason, detail, life)
+           VALUES ($1, $2, $3, $4, 'refused', 'email', gen_random_uuid())""",
+        topic, int(partition), int(offset), uncertain.id,
+    )  # fmt: skip
+    await bench.redrive(uncertain)
+    await bench.drained()
+    assert await bench.email_states([uncertain]) == {uncertain.id: "uncertain"}
+
+    for copy_of in (refused, uncertain):  # the relay may publish a row twice
+        await bench.send([await bench.as_redriven(copy_of)])
+    await bench.drained()
+    emails = await bench.applied("effectively_once", "email", [refused, uncertain])
+    assert emails == {refused.id: 1}
+    await check(bench, [refused, uncertain], ("record", "charge"))
+    letters = await bench.letters("effectively_once", [refused.at, uncertain.at])
+    assert [letter["state"] for letter in letters.values()] == ["redriven", "redriven"]
+
+    # its sender was only slow: it was refused after all, and its letter was redriven before that was settled
+    claimant = await bench.payments.fetchval(
+        "SELECT claimed_by FROM effectively_once.emails WHERE message_id = $1", uncertain.id
+    )
+    settle = statements(SERVICES / "payments/statements.sql")["settle_emails"].replace("{schema}", "effectively_once")
+    await bench.payments.execute(settle, [uncertain.id], ["refused"], claimant)
+    await bench.drained()
+    assert await bench.applied("effectively_once", "email", [uncertain]) == {uncertain.id: 1}
+
+
+async def test_a_letter_that_has_become_too_large_to_send_stays_parked(bench: Bench) -> None:
+    """What the table keeps is weighed as well: its size comes from the database."""
+    name = await park(bench.payments, 1, "at_least_once", topic="too.large", value=b"x" * LARGEST_BYTES)
+    selection = Selection(arms=["at_least_once"], names=[parse_name(name)])
+    outcome = await redrive(desk(bench.payments, bench.kafka), selection, lambda _: None, window_s=WINDOW_S)
+    assert (outcome.changed, list(outcome.left_out)) == (0, [name])
+    assert (await bench.letters("at_least_once", ["too.large/0/1"]))["too.large/0/1"]["state"] == "parked"
+    await bench.payments.execute("DELETE FROM at_least_once.dead_letters WHERE topic = 'too.large'")
 
 
 async def test_copies_conflicts_and_undecodable_records_among_good_ones(bench: Bench) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+import msgspec
 import pytest
 
 from services.domain.arms import CONSUMER_ARMS
@@ -30,11 +31,15 @@ class Inbox:
     def __init__(self) -> None:
         self.met: dict[int, dict[str, Any]] = {}
         self.completed: list[UUID] = []
+        self.resent: list[UUID] = []
 
     async def fetch(self, name: str, *arguments: Any) -> list[dict[str, Any]]:
         if name == "complete":
             self.completed += arguments[0]
             return [{"records": len(arguments[0])}]
+        if name == "resend_emails":
+            self.resent += arguments[0]
+            return []
         return [{"place": place, **row} for place, row in self.met.items()]
 
 
@@ -164,3 +169,17 @@ async def test_ids_that_are_too_old_are_deleted_batch_by_batch_without_a_pause_w
 
 def test_a_full_batch_is_what_the_statement_deletes_at_most() -> None:
     assert f"LIMIT {FULL_BATCH})" in (SERVICES / "payments/schema/effectively_once.sql").read_text()
+
+
+@pytest.mark.parametrize(
+    ("via", "decision", "resent"),
+    [("redrive", "duplicate", 1), ("retry", "duplicate", 1), ("redrive", "conflict", 0), ("", "duplicate", 0)],
+)
+async def test_a_redrive_of_what_the_inbox_knows_as_done_has_its_refused_email_sent_again(
+    arm: EffectivelyOnce, inbox: Inbox, provider: Provider, via: str, decision: str, resent: int
+) -> None:
+    again = msgspec.structs.replace(message(uuid4(), 7), via=via, effects=("record", "charge", "email"))
+    inbox.met = {1: met(decision, again.at)}
+    await arm.apply([again])
+    assert inbox.resent == [again.id] * resent
+    assert provider.charged_ids == []

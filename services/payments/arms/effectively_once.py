@@ -7,7 +7,8 @@
     3. charge        by Idempotency-Key = message id, not after first attempt + the key's lifetime - margin
     4. complete      inbox done, record applied, email row pending, one transaction
     5. (the caller)  the offset becomes committable
-    beside           emails, at most once from their rows (`services/payments/emails.py`)
+    beside           emails, at most once from their rows (`services/payments/emails.py`); a redrive has one sent again
+                     that was refused, because it surely was not sent
 
 A message without a charge needs 2 alone.
 """
@@ -55,7 +56,17 @@ class EffectivelyOnce:
         tools.count("record", "applied", sum("charge" not in m.effects for m in todo))
         charging = wanting("charge", todo)
         failed = unread + Unapplied(refused) + (await self._charge(charging, resumed) if charging else Unapplied())
+        await self._resend_emails(without(failed, messages))
         return failed + await tools.passing("process.after_record_before_commit", without(failed, messages))
+
+    async def _resend_emails(self, messages: Sequence[Message]) -> None:
+        """What a redrive is for when only the email was refused: to the inbox its message has long been done.
+
+        One that was redriven and failed here once more comes back as a retry.
+        """
+        back = [m for m in messages if m.via in ("redrive", "retry") and "email" in m.effects]
+        if back and await self._tools.ledger.fetch("resend_emails", ids(back)):
+            self._emails.wake()
 
     async def run_beside(self) -> None:
         """Send the emails whose rows are committed, and keep the dedup window."""
