@@ -43,9 +43,9 @@ storms: setup ## the long proofs that have not been seen to hold yet, one after 
 crash: setup ## every failpoint x every process killed, drained, audited (half an hour; goes on where it stopped)
 	@$(BIN)/python -m loadtest.crash
 
-test: check ## the whole suite, on real parts that it starts itself (three workers: it waits more than it works)
+test: check ## the whole suite, on real parts that it starts itself
 	$(BIN)/python -m pytest tests/integration/test_supervisor.py
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder --ignore tests/integration/test_supervisor.py
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder --ignore tests/integration/test_supervisor.py
 
 check: $(VENV)/.dev ## ruff, mypy (strict), import contracts
 	$(BIN)/ruff check .

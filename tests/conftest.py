@@ -30,34 +30,27 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
-# Files whose tests share the session's lab: each group on one worker (`make test`), so that there are two labs.
-OF_THE_LAB = {
-    "faults": (
-        "tests/e2e/",
-        "tests/integration/test_bad_input.py",
-        "tests/integration/test_faults.py",
-        "tests/integration/test_more_arms.py",
-    ),
-    "telemetry": ("tests/telemetry/", "tests/dashboards/test_data.py"),
-}
-
-
-def group_of(nodeid: str) -> str:
-    """Whose lab a test shares; empty for none."""
-    return next((group for group, files in OF_THE_LAB.items() if nodeid.startswith(files)), "")
+# Files whose tests share the session's lab: of the two workers of `make test` one runs all of these.
+OF_THE_LAB = (
+    "tests/e2e/",
+    "tests/telemetry/",
+    "tests/dashboards/test_data.py",
+    "tests/integration/test_bad_input.py",
+    "tests/integration/test_faults.py",
+    "tests/integration/test_more_arms.py",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses a lab first, a group after the other: these are the longest pieces that cannot be divided."""
-    order = [*OF_THE_LAB, ""]
-    items.sort(key=lambda item: order.index(group_of(item.nodeid)))
+    """What uses the lab first: it is the longest piece that cannot be divided."""
+    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_LAB))
 
 
 class ByLabAndFile(LoadScopeScheduling):
-    """Tests of one file stay together, and so do all tests that share a lab."""
+    """Tests of one file stay together, and so do all tests of the session's lab."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return group_of(nodeid) or nodeid.partition("::")[0]
+        return "lab" if nodeid.startswith(OF_THE_LAB) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLabAndFile:
