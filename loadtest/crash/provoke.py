@@ -19,7 +19,7 @@ from services.stack.home import Home
 from services.storage.postgres import AWAY, connect
 
 EVERY_S: Final = 1.0
-REPLICA_S: Final = 6.0  # how long a second replica is there, or is not: a join takes three to four
+REPLICA_S: Final = 6.0  # how long a second replica is there, or is not, at least
 
 
 class Provocations:
@@ -44,7 +44,7 @@ class Provocations:
 
     def turn(self) -> None:
         """Once a second: a poison record, and the letters sent again; and replicas that come and go."""
-        if self._rebalanced and time.monotonic() > self._scaled_at + REPLICA_S:
+        if self._rebalanced and time.monotonic() > self._scaled_at + REPLICA_S and self._have_joined():
             self._scale(3 - self._replicas)
         if time.monotonic() < self._due:
             return
@@ -59,6 +59,11 @@ class Provocations:
         """Leave one replica of each process, as there was before."""
         if self._rebalanced:
             self._scale(1)
+
+    def _have_joined(self) -> bool:
+        """Whether the second replicas, if they are wanted, have their partitions: on a busy machine that takes longer."""
+        ready = {process["name"] for process in client.status(self._home)["processes"] if process["ready"]}
+        return self._replicas == 1 or {f"{name}#1" for name in self._rebalanced} <= ready
 
     def _scale(self, replicas: int) -> None:
         self._replicas = replicas
