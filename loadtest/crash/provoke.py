@@ -61,7 +61,7 @@ class Provocations:
             self._scale(1)
 
     def _have_joined(self) -> bool:
-        """Whether the second replicas, if they are wanted, have their partitions: on a busy machine that takes longer."""
+        """Whether the second replicas, if wanted, have their partitions: a busy machine takes longer."""
         ready = {process["name"] for process in client.status(self._home)["processes"] if process["ready"]}
         return self._replicas == 1 or {f"{name}#1" for name in self._rebalanced} <= ready
 
