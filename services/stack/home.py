@@ -35,11 +35,12 @@ class Home(msgspec.Struct, frozen=True):
             raise ValueError(f"LAB_PORT_BASE={text!r}: say a number from 1024 to 65000")
         home = cls(Path(os.environ.get("LAB_HOME", ".lab")).resolve(), int(text or 21_000))
         running = home.read_state()
-        if running is None or running.get("port_base") == home.port_base:
+        base = home.port_base if running is None else running.get("port_base", home.port_base)
+        if base == home.port_base:
             return home
         if text:
-            raise ValueError(f"the lab in {home.path} runs on LAB_PORT_BASE={running['port_base']}, not on {text}")
-        return cls(home.path, running["port_base"])
+            raise ValueError(f"the lab in {home.path} runs on LAB_PORT_BASE={base}, not on {text}")
+        return cls(home.path, base)
 
     @property
     def data(self) -> Path:
