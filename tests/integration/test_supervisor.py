@@ -34,9 +34,7 @@ SLEEP = "import time\nwhile True: time.sleep(1)"
 LEAK = "import time\nhoard = []\nwhile True: hoard.append(bytearray(4 << 20)); time.sleep(0.01)"
 DEAF = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('deaf', flush=True)\n" + SLEEP
 CHATTY = "import time\nwhile True: print('x' * 1000, flush=True); time.sleep(0.001)"
-LEAKING_FAMILY = (
-    f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {LEAK!r}])\nimport time\ntime.sleep(60)"
-)
+LEAKING_FAMILY = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {LEAK!r}])"
 FAMILY = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n{SLEEP}"
 
 

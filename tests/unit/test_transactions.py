@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -43,9 +43,10 @@ class Transactor:
     def __init__(self, count: int) -> None:
         self.batch = [_fetched(offset) for offset in range(count)]
         self.aborted_at: list[float] = []
+        self.committed, self.aborted = asyncio.Event(), asyncio.Event()
+        self._loop = asyncio.get_running_loop()  # the methods are called in threads
 
     def fetch(self, most: int) -> list[Fetched]:
-        time.sleep(0 if self.batch else 0.01)
         return self.batch[:most]
 
     def begin(self) -> None: ...
@@ -57,9 +58,11 @@ class Transactor:
 
     def commit(self) -> None:
         self.batch = []
+        self._loop.call_soon_threadsafe(self.committed.set)
 
     def abort(self) -> None:
         self.aborted_at.append(time.monotonic())
+        self._loop.call_soon_threadsafe(self.aborted.set)
 
 
 def _fetched(offset: int) -> Fetched:
@@ -106,16 +109,10 @@ async def working(arm: KafkaTransactions) -> AsyncIterator[None]:
             await work
 
 
-async def until(condition: Callable[[], Any]) -> None:
-    async with asyncio.timeout(5):
-        while not condition():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
-
-
 async def until_committed(transactor: Transactor, arm: KafkaTransactions) -> float:
     """Work until everything is committed; how long that took after the first abort."""
     async with working(arm):
-        await until(lambda: not transactor.batch)
+        await asyncio.wait_for(transactor.committed.wait(), 5)
     return time.monotonic() - transactor.aborted_at[0]
 
 
@@ -136,6 +133,5 @@ async def test_a_pause_is_bounded_whatever_was_asked_for(tmp_path: Path, monkeyp
 async def test_a_process_that_is_asked_to_end_does_not_wait_for_it(tmp_path: Path) -> None:
     transactor = Transactor(1)
     async with working(under_test(transactor, Outside(3600.0), tmp_path)):
-        await until(lambda: transactor.aborted_at)
-        await asyncio.sleep(0.1)
+        await asyncio.wait_for(transactor.aborted.wait(), 5)
     assert transactor.batch, "it is the next life's"
