@@ -40,6 +40,12 @@ class Phase(msgspec.Struct, frozen=True):
 
     accepted_per_s: float  # intents
     applied_per_s: float  # records of all arms that are up
+    arms: int  # that are up
+
+    @property
+    def planned_per_s(self) -> float:
+        """Records of what was accepted meanwhile. What is applied beyond that waited from before, and sets no pace."""
+        return min(self.applied_per_s, self.accepted_per_s * self.arms)
 
 
 class Blackout(msgspec.Struct, frozen=True):
@@ -55,11 +61,10 @@ class Blackout(msgspec.Struct, frozen=True):
 
     def holds(self, slower: float = SLOWER) -> bool:
         """Throughput as before (`slower`: what share of it still is), memory bounded, data again."""
-        same = all(
-            getattr(self.dark, name) >= slower * getattr(self.calm, name) for name in Phase.__struct_fields__
-        )  # fmt: skip
+        accepts = self.dark.accepted_per_s >= slower * self.calm.accepted_per_s
+        applies = self.dark.applied_per_s >= slower * self.calm.planned_per_s
         small = all(one.last - one.first <= GROWTH_BYTES for one in self.growths)
-        return same and small and self.traces_again and self.metrics_again
+        return accepts and applies and small and self.traces_again and self.metrics_again
 
 
 class _Watch:
@@ -69,6 +74,7 @@ class _Watch:
         self._home = home
         self._databases = databases
         arms = {process["name"].split(".")[1].split("#")[0] for process in _processes(home, "arm.")}
+        self._arms = len(arms)
         tables = (CONSUMER_ARMS[name].schema for name in sorted(arms))
         self._count = "SELECT " + " + ".join(f"(SELECT count(*) FROM {table}.records)" for table in tables)  # noqa: S608
         self.sizes: defaultdict[str, list[int]] = defaultdict(list)
@@ -80,7 +86,8 @@ class _Watch:
             for process in await asyncio.to_thread(_processes, self._home, ""):
                 self.sizes[process["name"]].append(process["rss_bytes"])
         after, elapsed = await self._now(), time.monotonic() - began
-        return Phase(*(round((end - start) / elapsed, 1) for start, end in zip(before, after, strict=True)))
+        accepted, applied = (round((end - start) / elapsed, 1) for start, end in zip(before, after, strict=True))
+        return Phase(accepted, applied, self._arms)
 
     async def _now(self) -> tuple[int, int]:
         intents = [await self._databases[kind.name].fetchval("SELECT count(*) FROM intents") for kind in KINDS]
