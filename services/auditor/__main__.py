@@ -36,7 +36,7 @@ from services.telemetry.vitals import observe_vitals
 
 EVERY_S: Final = 1.0
 AT_MOST_S: Final = 4.0  # between two passes, however long they take
-REMEMBERED: Final = 500_000  # messages of each publisher; older ones that are settled are only counted
+REMEMBERED: Final = 10_000  # messages of each publisher in memory; older ones that are settled lie on the shelf
 _SHARE: Final = 12  # a pass may take one part in so many of the time
 _FIRST_PASS_S: Final = 15.0  # of what a lab's start waits for it
 _TELL_EVERY_S: Final = 20.0  # the logs are read again for it
@@ -233,6 +233,7 @@ async def run(settings: Settings) -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    os.environ["SQLITE_TMPDIR"] = settings.home  # all that a lab writes lies in its folder
     auditor = Auditor(settings, metrics, log)
     await auditor.recall()
     admin = await serve_admin(

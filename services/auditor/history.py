@@ -107,12 +107,22 @@ class Published:
         """Whether there is an intent."""
         return key in self._promised
 
-    def forget(self, key: Key) -> None:
-        """Let go of a message."""
+    def forget(self, key: Key) -> list[str]:
+        """Let go of a message; returns which effects it wanted, besides those that every message wants."""
         self.copies.drop(key)
         self.facts.drop(key)
-        for wanting in self._wanted.values():
-            wanting.discard(key)
+        wanted = [effect for effect, wanting in self._wanted.items() if key in wanting]
+        for effect in wanted:
+            self._wanted[effect].discard(key)
+        return wanted
+
+    def restore(self, key: Key, copies: Sequence[Coordinates], found: Sequence[bytes], wanted: Sequence[str]) -> None:
+        """Take a message in again that was let go of; `found`: the facts of its copies."""
+        for at, facts in zip(copies, found, strict=True):
+            self.copies.add(key, at)
+            self.facts.add(key, facts)
+        for effect in wanted:
+            self._wanted.setdefault(effect, set()).add(key)
 
     def wanting(self, effect: str) -> Set[Key]:
         """The distinct messages that want the effect; a record and an output are every message's."""

@@ -1,7 +1,8 @@
 """The audit while the lab runs: what is new is taken in, what is settled is a number, the rest is judged each pass.
 
-Pure: no I/O, and the time is given. A message is settled when it was applied, every copy of it lies below the group's
-offset and nothing else holds it; whatever happens to it later opens it again. So a pass costs as much as is under way.
+No I/O besides the shelf, on which lies what is settled and old; the time is given. A message is settled when it was
+applied, every copy of it lies below the group's offset and nothing else holds it; whatever happens to it later opens
+it again. So a pass costs as much as is under way, and the memory does not grow with the lab's age.
 
 Lost and unexpected must be so in two passes a grace apart, because the stores are not read at one moment; until then
 the message counts as waiting. Both can be taken back.
@@ -27,6 +28,7 @@ from services.auditor.history import (
     key_of_record,
 )
 from services.auditor.judge import acknowledged_and_absent, extra, judge_process, seem_lost
+from services.auditor.shelf import Intended, Settled, Shelf
 from services.auditor.stores import Application
 from services.broker.reader import Record
 from services.domain.arms import DEFAULT_PUBLISHER, ConsumerArm, PublisherArm
@@ -152,6 +154,7 @@ class _Publisher:
         self.accept = _Row("accept", arm.name, "intent")
         self.publish = _Row("publish", arm.name, "publication")
         self.accepted: set[str] = set()  # keys that are settled on the hop accept
+        self.answered: set[str] = set()  # acknowledged keys of which the answers are no longer kept
 
 
 class Live:
@@ -167,7 +170,8 @@ class Live:
         self._main = self.published.get(DEFAULT_PUBLISHER, Published())
         self._known = Known(self._main, (), {})
         self.heads: Mapping[tuple[str, int], int] = {}  # the first offset that is still there, of each partition
-        self._floors = dict.fromkeys(self.published, b"")  # by publisher: the newest id that was forgotten
+        self._shelf = Shelf()
+        self._floors = dict.fromkeys(self.published, b"")  # by publisher: the newest id that ever lay on the shelf
 
     def _promised(self, arm: PublisherArm) -> ChainMap[Key, bytes]:
         return ChainMap(*(place.intents.promised for place in self._publishers if place.arm is arm))
@@ -180,48 +184,92 @@ class Live:
     def __len__(self) -> int:
         return sum(len(published.copies.keys()) for published in self.published.values())
 
-    def forget(self, keep: int, answers: Mapping[tuple[str, str], Answers]) -> None:
-        """Let go of the oldest messages that are settled everywhere, until so many are left of each publisher.
+    def close(self) -> None:
+        """Let go of the shelf."""
+        self._shelf.close()
 
-        They stay counted. What happens to one of them later is not seen here any more: a whole audit sees it.
+    def forget(self, keep: int, answers: Mapping[tuple[str, str], Answers]) -> None:
+        """Put the oldest messages that are settled everywhere on the shelf, until so many are left of each publisher.
+
+        They stay counted, and whatever happens to one of them takes it off the shelf again.
         """
         for arm, published in self.published.items():
             for key in _oldest(published.copies.keys(), keep):
                 if isinstance(key, bytes) and not self._is_open(key):
-                    self._forget(arm, key)
+                    self._put(arm, key)
         for place in self._publishers:
             said = answers[place.arm.name, place.kind.name]
             for name in _oldest(place.intents.by_key.keys(), keep):
-                if name in place.accepted:
-                    place.intents.by_key.drop(name)
+                if name not in place.accept.open:
+                    self._put_name(place, name)
                     said.forget(name)
 
-    def _forget(self, arm: str, key: bytes) -> None:
-        self.published[arm].forget(key)
+    def _put(self, arm: str, key: bytes) -> None:
+        published, is_main = self.published[arm], arm == DEFAULT_PUBLISHER
+        copies, facts = published.copies[key], published.facts[key]
+        owner = next((p for p in self._publishers if p.arm.name == arm and key in p.intents.promised), None)
+        cells = self._cells.items() if is_main else ()
+        settled = Settled(
+            list(copies),
+            list(facts),
+            published.forget(key),
+            owner.kind.name if owner else "",
+            owner.intents.promised.pop(key) if owner else b"",
+            self._counts.pop(key, 0) if is_main else 0,
+            {cell.shift: self._many.pop((cell.shift, key)) for _, cell in cells if (cell.shift, key) in self._many},
+            {"/".join(name): list(cell.records.pop(key).items()) for name, cell in cells if key in cell.records},
+        )
+        self._shelf.put(arm, key, settled)
         self._floors[arm] = max(self._floors[arm], key)
-        for place in self._publishers:
-            if place.arm.name == arm:
-                place.intents.promised.pop(key, None)
-        if arm == DEFAULT_PUBLISHER:
-            self._counts.pop(key, None)
-            for cell in self._cells.values():
-                cell.records.pop(key, None)
-                self._many.pop((cell.shift, key), None)
+
+    def _recall(self, arm: str, key: Key) -> None:
+        """Take a message off the shelf, if it lies there. Ids are of their time: a new one is not looked for."""
+        published = self.published[arm]
+        if not isinstance(key, bytes) or key > self._floors[arm] or published.copies[key]:
+            return
+        settled = self._shelf.take(arm, key)
+        if settled is None:
+            return
+        published.restore(key, settled.copies, settled.facts, settled.wanted)
+        if settled.kind:
+            self._publisher(arm, settled.kind).intents.promised[key] = settled.promised
+        if settled.counts:
+            self._counts[key] = settled.counts
+        self._many |= {(shift, key): many for shift, many in settled.many.items()}
+        for name, records in settled.records.items():
+            place, _, effect = name.partition("/")
+            self._cells[place, effect].records[key] = Counter(dict(records))
+
+    def _put_name(self, place: _Publisher, name: str) -> None:
+        intended = Intended(list(place.intents.by_key[name]), name in place.accepted)
+        place.intents.by_key.drop(name)
+        place.accepted.discard(name)
+        place.answered.discard(name)
+        self._shelf.put_name(place.arm.name, place.kind.name, name, intended)
+
+    def _recall_name(self, place: _Publisher, name: str) -> None:
+        """Take an Idempotency-Key off the shelf, if it lies there."""
+        if place.intents.by_key[name] or name in place.accept.open:
+            return  # it is here, or it is new and was looked for when its client called
+        intended = self._shelf.take_name(place.arm.name, place.kind.name, name)
+        if intended is None:
+            return
+        for message_id in intended.message_ids:
+            place.intents.by_key.add(name, message_id)
+        if intended.settled:
+            place.accepted.add(name)
+            place.answered.add(name)
 
     def _is_open(self, key: Key) -> bool:
         rows = (*self._cells.values(), *(place.publish for place in self._publishers))
         return any(key in row.open or key in row.orphans for row in rows)
 
-    def _is_forgotten(self, arm: str, key: Key) -> bool:
-        """Whether a message that is not known may be one that was forgotten; ids are of their time."""
-        published = self.published[arm]
-        known = published.copies[key] or published.is_promised(key)
-        return not known and isinstance(key, bytes) and key <= self._floors[arm]
-
     def take_intent(self, arm: str, kind: str, message_id: bytes, key: str, digest: bytes, run: str) -> None:
         """An intent."""
         place = self._publisher(arm, kind)
-        if key in place.accepted and place.intents.by_key[key]:
+        self._recall(arm, message_id)
+        self._recall_name(place, key)
+        if key in place.accepted:
             place.accepted.discard(key)
             place.accept.reopen(key, len(place.intents.by_key[key]), 1)
         place.intents.add(message_id, key, digest, run)
@@ -232,6 +280,7 @@ class Live:
         """The client called under these keys, or was answered."""
         place = self._publisher(arm, kind)
         for key in touched:
+            self._recall_name(place, key)
             if key not in place.accepted:
                 place.accept.open.add(key)
 
@@ -239,8 +288,7 @@ class Live:
         """A record of a publisher's topic."""
         published = self.published[arm]
         key = key_of_record(record.at, record.headers)
-        if self._is_forgotten(arm, key):
-            return
+        self._recall(arm, key)
         place = next(p for p in self._publishers if p.arm.name == arm and p.topic == record.at.topic)
         before = published.count(key, place.topic)
         if arm == DEFAULT_PUBLISHER:
@@ -257,10 +305,10 @@ class Live:
     def take_application(self, arm: str, effect: str, found: Application, now: float) -> None:
         """An effect was applied."""
         cell, at = self._cells[arm, effect], found.at
+        if DEFAULT_PUBLISHER in self.published:
+            self._recall(DEFAULT_PUBLISHER, found.key)
         if not self._main.copies[found.key] and at.offset < self.heads.get((at.topic, at.partition), 0):
             return  # its record may be one that the broker has dropped
-        if DEFAULT_PUBLISHER in self.published and self._is_forgotten(DEFAULT_PUBLISHER, found.key):
-            return
         if found.key not in self._main.wanting(effect):
             cell.early.setdefault(found.key, []).append(found)
             cell.orphans.setdefault(found.key, now)
@@ -296,6 +344,9 @@ class Live:
 
     def places_of(self, arm: str, key: Key) -> list[Coordinates]:
         """Where the copies of a message lie that the arm publishes, or reads."""
+        publisher = arm if arm in self.published else DEFAULT_PUBLISHER
+        if publisher in self.published:
+            self._recall(publisher, key)
         return list(self.published.get(arm, self._main).copies[key])
 
     def judge(self, held: "Held", now: float) -> Pass:
@@ -315,7 +366,8 @@ class Live:
         answers = held.answers[place.arm.name, place.kind.name]
         nowhere, row = [], part.row()
         for key in list(part.open):
-            outcome, many = answers.outcome(str(key)), len(made[str(key)])
+            outcome = "acknowledged" if key in place.answered else answers.outcome(str(key))
+            many = len(made[str(key)])
             if outcome == "acknowledged" and many == 1:
                 part.settle(key, 1, 1)
                 _count(row, key, 1, 1, 1)

@@ -67,6 +67,7 @@ class Taking:
             await self._stores.kept.close()
         for client in (self._main, self._out, self._broker):
             await asyncio.to_thread(client.close)
+        self.live.close()
 
     async def look(self) -> Held:
         """Take in what is new; returns what holds messages by now. Raises Unreachable."""
@@ -217,6 +218,7 @@ class Taking:
         if fewer:
             await asyncio.to_thread(self._main.close)
             await asyncio.to_thread(self._out.close)
+            self.live.close()
             self._begin_again()
         self._rows = counted
 

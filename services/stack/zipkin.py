@@ -40,8 +40,9 @@ def command(jar: Path) -> list[str]:
     """The server's command line."""
     return [
         str(java()),
-        "-Xms32m",
+        f"-Xms{HEAP_MB}m",
         f"-Xmx{HEAP_MB}m",
+        "-XX:+AlwaysPreTouch",  # all that it will ever have is there from the start: what grows then is a leak
         "-XX:+UseSerialGC",
         "-XX:TieredStopAtLevel=1",
         "-XX:MaxMetaspaceSize=96m",

@@ -52,7 +52,9 @@ def live_row(told: Told, arm: ConsumerArm, effect: str, seed: int) -> AuditRow:
             live.take_application("tried", effect, Application(places[at], True, at, "", b""), number)
         if shuffle.random() < 0.2:
             look_up(live, told, events[: number + 1])
-            live.judge(held(told.holdings), number)
+            now = held(told.holdings)
+            live.judge(now, number)
+            live.forget(shuffle.randrange(4), now.answers)
     look_up(live, told, events)
     live.judge(held(told.holdings), 1_000)
     rows = {row.name: row for row in live.judge(held(told.holdings), 1_000 + GRACE_S).rows}
@@ -175,7 +177,7 @@ def test_a_cursor_skips_no_row_that_commits_late_and_takes_none_twice(steps: lis
 
 @settings(deadline=None)
 @given(processes(), st.integers(0, 4))
-def test_what_is_settled_can_be_forgotten_and_stays_counted(told: Told, keep: int) -> None:
+def test_what_is_settled_and_old_lies_on_the_shelf_and_stays_counted(told: Told, keep: int) -> None:
     live, places = Live([OUTBOX], [arm_of("email")]), told.published.places()
     for at, message in places.items():
         headers = [("ce_id", str(UUID(bytes=message)).encode()), ("lab-effects", b"record,email")]  # type: ignore[arg-type]
@@ -188,7 +190,54 @@ def test_what_is_settled_can_be_forgotten_and_stays_counted(told: Told, keep: in
     live.forget(keep, now.answers)
     after = live.judge(now, GRACE_S)
     assert after.rows[-1] == before.rows[-1]
-    for at, message in places.items():  # what comes again of a forgotten one makes no ghost
+    for at, message in places.items():  # what comes again of an old one makes no ghost, and is counted
         live.take_application("tried", "email", Application(message, True, at, "", b""), 10.0)
     live.judge(now, 10.0)
-    assert live.judge(now, 10.0 + GRACE_S).rows[-1].unexpected == 0
+    row = live.judge(now, 10.0 + GRACE_S).rows[-1]
+    applications = [row.applied_once + row.duplicated + row.extra_applications for row in (before.rows[-1], row)]
+    assert row.unexpected == 0
+    assert applications[1] >= applications[0]
+
+
+def test_a_message_on_the_shelf_is_duplicated_when_it_is_published_or_applied_again() -> None:
+    live, answers = Live([OUTBOX], [arm_of("record")]), Answers()
+    passed, at = Holdings({(ORDERS.topic, 0): 2}), Coordinates(ORDERS.topic, 0, 0)
+    answers.called("a")
+    answers.answered("a", "acknowledged")
+    live.take_answers("outbox", "orders", {"a"})
+    live.take_intent("outbox", "orders", key(1), "a", record_digest(), "")
+    live.take_record("outbox", record(0, 1), 0.0)
+    live.take_application("tried", "record", Application(key(1), True, at, "", b""), 0.0)
+    now = held(passed, answers=answers)
+    live.judge(now, 0.0)
+    live.forget(0, now.answers)
+    assert len(live) == 0
+    assert list(answers.keys()) == []
+
+    live.take_intent("outbox", "orders", key(2), "a", record_digest(), "")
+    live.take_record("outbox", record(1, 1), 1.0)
+    live.take_application("tried", "record", Application(key(1), True, at, "", b""), 1.0)
+    rows = {row.name: row for row in live.judge(now, 1.0).rows}
+    assert rows["accept/outbox/intent"].duplicated == 1
+    assert rows["publish/outbox/publication"].duplicated == 1
+    assert rows["process/tried/record"].duplicated == 1
+    assert live.places_of("outbox", key(1)) == [at, Coordinates(ORDERS.topic, 0, 1)]
+
+
+def test_an_answer_that_comes_late_to_a_key_on_the_shelf_changes_nothing() -> None:
+    live, answers = Live([OUTBOX], []), Answers()
+    now = held(Holdings(), answers=answers)
+    live.take_intent("outbox", "orders", key(1), "a", record_digest(), "")
+    live.take_record("outbox", record(0, 1), 0.0)
+    for _ in range(2):
+        answers.called("a")
+        answers.answered("a", "acknowledged")
+        live.take_answers("outbox", "orders", {"a"})
+        rows = live.judge(now, 0.0).rows
+        assert [(row.expected, row.applied_once) for row in rows] == [(1, 1), (1, 1)]
+        live.forget(0, now.answers)
+
+
+def record_digest() -> bytes:
+    """Of the records that `record` makes."""
+    return digest("", b"")
