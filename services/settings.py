@@ -46,6 +46,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     key_lifetime_s: float = 86_400.0  # how long the provider remembers an idempotency key
     dedup_window_s: float = 604_800.0  # how long effectively_once remembers ids: 7 days
     apply_older_than_window: bool = False  # apply what may have been forgotten, to show the hole
+    charge_after_key_lifetime: bool = False  # repeat a charge whose key may have been forgotten, to show the hole
     relay_batch: int = 2_000
     relay_idle_poll_ms: float = 5.0
     publishers: str = "outbox"  # the publisher arms of this lab, with commas between
@@ -61,7 +62,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """
     source = os.environ if environment is None else environment
     given = {f: source[name] for f in Settings.__struct_fields__ if (name := "LAB_" + f.upper()) in source}
-    for boolean in ("faults", "apply_older_than_window", "telemetry"):
+    for boolean in ("faults", "apply_older_than_window", "charge_after_key_lifetime", "telemetry"):
         if boolean in given and given[boolean] not in {"0", "1", "true", "false"}:
             raise SettingsError(f"LAB_{boolean.upper()}={given[boolean]!r}: say 0 or 1")
     try:

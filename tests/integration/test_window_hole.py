@@ -16,9 +16,9 @@ WINDOW_S = 15.0  # longer than a message takes on a busy machine
 LIFETIME_S = 10.0
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """A lab whose inbox and whose provider remember for seconds, and whose arm applies what it may have forgotten.
+    """A lab whose inbox and whose provider remember for seconds, and whose arm applies what they may have forgotten.
 
     Only `lab up` is told so, as by a person whose next shell knows nothing of it.
     """
@@ -27,7 +27,8 @@ def forgetful(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         shell.setenv("LAB_DEDUP_WINDOW_S", str(WINDOW_S))
         shell.setenv("LAB_KEY_LIFETIME_S", str(LIFETIME_S))
         shell.setenv("LAB_APPLY_OLDER_THAN_WINDOW", "1")
-        started.cli("up", "--arms", "effectively_once", timeout_s=300)
+        shell.setenv("LAB_CHARGE_AFTER_KEY_LIFETIME", "1")
+        started.cli("up", "--faults", "--arms", "effectively_once", timeout_s=300)
     try:
         yield started
     finally:
@@ -76,3 +77,25 @@ async def test_an_old_copy_is_charged_again_when_it_is_forced_and_only_then(forg
     after = rows(lab)
     assert after["charge"]["duplicated"] == replayed > 0
     assert after["charge"]["lost"] == after["record"]["duplicated"] == 0  # a record's id is unique for ever
+
+
+async def test_a_charge_that_is_repeated_after_its_keys_lifetime_is_made_twice(forgetful: Lab) -> None:
+    lab = forgetful
+    before = rows(lab)
+    lab.cli("fault", "arm", "provider.after_applying_before_answer", "error:http_500", "count=1", "arm=effectively_once")
+    lab.cli("freeze", "retry.effectively_once#0")
+    lab.cli("load", "--rate", "10", "--duration", "3s")
+    lab.until(lambda: hits(lab) == 1, "a charge to be made and not answered")
+    unanswered = time.monotonic()
+    lab.until(lambda: time.monotonic() > unanswered + LIFETIME_S, "the provider to forget")
+    lab.cli("thaw", "retry.effectively_once#0")
+    lab.cli("drain")
+    after = rows(lab)
+    assert after["charge"]["duplicated"] == before["charge"]["duplicated"] + 1
+    assert after["charge"]["lost"] == after["charge"]["dead_lettered"] == 0
+
+
+def hits(lab: Lab) -> int:
+    """How often the armed failpoint struck."""
+    points = json.loads(lab.cli("fault", "list", "--json"))["failpoints"]
+    return sum(armed["acted"] for point in points for armed in point["armed"])

@@ -30,6 +30,7 @@ from services.payments.unapplied import Letter, Unapplied
 from services.telemetry.tracing import sampled, traceparent_of
 
 FULL_BATCH: Final = 1000  # rows of the default partition that `keep_window` deletes at most in one transaction
+FOR_EVER: Final = timedelta(days=36_500)
 KEY_MARGIN_S: Final = 60.0  # clocks differ and calls take time; half of a shorter lifetime
 
 
@@ -41,6 +42,8 @@ class EffectivelyOnce:
         self._emails = EmailSender(tools)
         lifetime_s = tools.settings.key_lifetime_s
         self._repeatable = timedelta(seconds=lifetime_s - min(KEY_MARGIN_S, lifetime_s / 2))
+        if tools.settings.charge_after_key_lifetime:
+            self._repeatable = FOR_EVER
 
     async def apply(self, messages: Sequence[Message]) -> Unapplied:
         """Apply all effects of a chunk that are not applied yet."""
