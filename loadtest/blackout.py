@@ -99,9 +99,11 @@ def _processes(home: Home, prefix: str) -> list[dict[str, Any]]:
     return [process for process in found if process["name"].startswith(prefix) and process["pid"]]
 
 
-async def black_out(home: Home, *, rate: float, calm_s: float, dark_s: float, say: Say) -> Blackout:
+async def black_out(
+    home: Home, *, rate: float, calm_s: float, dark_s: float, say: Say, recovery_s: float = RECOVERY_S
+) -> Blackout:
     """Load, stop the two, start them again, and say what came of it. The lab stays as it was."""
-    load = start(home, rate, 2 * calm_s + dark_s + 2 * RECOVERY_S, seed=1)
+    load = start(home, rate, 2 * calm_s + dark_s + 2 * recovery_s, seed=1)
     server, databases = home.postgres_url("postgres"), {}
     try:
         for name in ("payments", *(kind.name for kind in KINDS)):
@@ -119,7 +121,7 @@ async def black_out(home: Home, *, rate: float, calm_s: float, dark_s: float, sa
             growths = [growth(n, [settled[n], watch.sizes[n][-1]]) for n in settled if n not in STOPPED]
         finally:
             await asyncio.to_thread(client.act, home, "restart", *STOPPED)
-        traces_again, metrics_again = await _flows_again(home, time.time())
+        traces_again, metrics_again = await _flows_again(home, time.time(), recovery_s)
         after = await watch.phase(calm_s)
         say(f"after:    {after}")
         return Blackout(calm, dark, after, dropped, growths, traces_again, metrics_again)
@@ -129,9 +131,9 @@ async def black_out(home: Home, *, rate: float, calm_s: float, dark_s: float, sa
         await asyncio.to_thread(load.stop)
 
 
-async def _flows_again(home: Home, since_s: float) -> tuple[bool, bool]:
-    """Whether spans and samples of later than `since_s` arrive within RECOVERY_S."""
-    deadline = time.monotonic() + RECOVERY_S
+async def _flows_again(home: Home, since_s: float, within_s: float) -> tuple[bool, bool]:
+    """Whether spans and samples of later than `since_s` arrive in time."""
+    deadline = time.monotonic() + within_s
     traces, metrics = False, False
     while not (traces and metrics) and time.monotonic() < deadline:
         traces = traces or await asyncio.to_thread(_has_spans, home, since_s)

@@ -54,7 +54,7 @@ class Publisher:
         self.name = name
         self._outbox, self._child = outbox, child
         self._rows, self._seconds, self._empties = rows, seconds, empties
-        self._processes = {"publisher": child.pid, **server_pids(place, "postgres", "kafka")}
+        self._publisher, self._servers = {"publisher": child.pid}, server_pids(place, "postgres", "kafka")
 
     async def round(self) -> Measured:
         """A drain, then the trickle. Raises StackError when the publisher has ended or does not get on."""
@@ -64,17 +64,18 @@ class Publisher:
     async def _drain(self) -> Measured:
         self._child.check()
         end = await self._outbox.end() + self._rows
+        publisher = Meter(self._publisher)  # it is at the first rows before their transaction's end is known here
         await self._outbox.fill(self._rows)
-        meter = Meter(self._processes)
+        meter = Meter(self._servers)
         await self._outbox.reaches(end)
         meter.done()
         if self._empties:
             await self._outbox.empties()
-        return meter.measured(self._rows, NOUN)
+        return Measured({**publisher.measured(self._rows, NOUN).values, **meter.measured(self._rows, NOUN).values})
 
     async def _trickle(self) -> dict[str, float]:
         with Arrivals(self._outbox.kafka, self._outbox.partitions) as arrivals:
-            meter = Meter(self._processes)
+            meter = Meter(self._publisher)
             committed = await self._outbox.trickle(RATE, self._seconds)
             cpu_s, elapsed_s = meter.cpu_s(), meter.elapsed_s
             await asyncio.to_thread(arrivals.wait_for, len(committed))

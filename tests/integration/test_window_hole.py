@@ -82,12 +82,13 @@ async def test_an_old_copy_is_charged_again_when_it_is_forced_and_only_then(forg
 async def test_a_charge_that_is_repeated_after_its_keys_lifetime_is_made_twice(forgetful: Lab) -> None:
     lab = forgetful
     before = rows(lab)
-    lab.cli("fault", "arm", "provider.after_applying_before_answer", "error:http_500", "count=1", "arm=effectively_once")
+    unanswered = "provider.after_applying_before_answer", "error:http_500", "count=1", "arm=effectively_once"
+    lab.cli("fault", "arm", *unanswered)
     lab.cli("freeze", "retry.effectively_once#0")
     lab.cli("load", "--rate", "10", "--duration", "3s")
     lab.until(lambda: hits(lab) == 1, "a charge to be made and not answered")
-    unanswered = time.monotonic()
-    lab.until(lambda: time.monotonic() > unanswered + LIFETIME_S, "the provider to forget")
+    charged = time.monotonic()
+    lab.until(lambda: time.monotonic() > charged + LIFETIME_S, "the provider to forget")
     lab.cli("thaw", "retry.effectively_once#0")
     lab.cli("drain")
     after = rows(lab)

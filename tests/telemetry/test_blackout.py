@@ -8,6 +8,8 @@ from tests.conftest import Lab
 
 async def test_without_trace_store_and_prometheus_nothing_is_slower_or_grows_and_data_comes_again(lab: Lab) -> None:
     lab.until(lambda: all(process["ready"] for process in lab.status().values()), "every process to be ready")
-    seen = await black_out(lab.home, rate=20, calm_s=6, dark_s=10, say=lambda text: print(text, file=sys.stderr))
-    # so short, seconds more or less in hand weigh; services that wait for their exporters would come near nothing
-    assert seen.holds(slower=0.5), seen
+    seen = await black_out(
+        lab.home, rate=20, calm_s=6, dark_s=10, recovery_s=180, say=lambda text: print(text, file=sys.stderr)
+    )
+    # so short, each second that the machine stands still weighs; who waits for an exporter would come near nothing
+    assert seen.holds(slower=0.2), seen
