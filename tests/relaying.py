@@ -181,7 +181,7 @@ class Relay:
         return list(changes[-1]["shards"]) if changes else []
 
     async def ended(self) -> int:
-        return await asyncio.wait_for(self.process.wait(), 10)
+        return await asyncio.wait_for(self.process.wait(), 60)
 
 
 @asynccontextmanager
@@ -207,7 +207,7 @@ async def relay(where: Place, number: int, folder: Path, **settings: str) -> Asy
             await process.wait()
 
 
-async def shared(*relays: Relay, timeout_s: float = 15) -> None:
+async def shared(*relays: Relay, timeout_s: float = 60) -> None:
     """Wait until the relays own every shard among them, each its fair share."""
     fair = -(-16 // len(relays))
 
