@@ -49,8 +49,9 @@ async def inbox(infra: Infra, database: str) -> AsyncIterator[Inbox]:
 
 
 async def test_partitions_are_made_ahead_and_a_new_id_lies_in_one(inbox: Inbox) -> None:
-    assert (await inbox.keep_window())["made"] == 3
-    assert (await inbox.keep_window())["made"] == 0
+    window_s = 8 * 86_400.0  # partitions of a day: the next one does not begin between two calls
+    assert (await inbox.keep_window(window_s))["made"] == 3
+    assert (await inbox.keep_window(window_s))["made"] == 0
     await inbox.reserve(message_id(0))
     assert await inbox.connection.fetchval("SELECT count(*) FROM arm.inbox_default") == 0
 
@@ -72,18 +73,31 @@ async def test_within_the_window_a_repeat_is_a_duplicate_however_the_window_move
     assert await inbox.reserve(young) == ["duplicate"]
 
 
+async def in_a_partition(inbox: Inbox, window_s: float) -> UUID:
+    """A new id in a partition; one that the test was too slow for, as they end 2 s from now, lies in the default."""
+    for _ in range(20):
+        await inbox.keep_window(window_s)
+        id_ = message_id(0)
+        await inbox.reserve(id_, older=True)
+        query = "SELECT tableoid = 'arm.inbox_default'::regclass FROM arm.inbox WHERE message_id = $1"
+        if not await inbox.connection.fetchval(query, id_):
+            return id_
+    pytest.fail("twenty new ids, and none of them in a partition")
+
+
 async def test_what_the_window_leaves_behind_is_dropped_by_partition_and_deleted_from_the_default(inbox: Inbox) -> None:
-    await inbox.keep_window(1.0)
-    in_default, in_partition = message_id(30), message_id(0)
-    await inbox.reserve(in_default, in_partition, older=True)
+    in_partition = await in_a_partition(inbox, 1.0)
+    in_default = message_id(30)
+    await inbox.reserve(in_default, older=True)
+    there = await inbox.connection.fetchval("SELECT count(*) FROM arm.inbox_default")
     before = time.monotonic()
     dropped = deleted = 0
     while in_partition in await inbox.ids():
         did = await inbox.keep_window(1.0)
         dropped, deleted = dropped + did["dropped"], deleted + did["deleted"]
-        assert time.monotonic() - before < 20
+        assert time.monotonic() - before < 120
     assert dropped > 0
-    assert deleted == 1
+    assert deleted == there > 0
     assert in_default not in await inbox.ids()
     assert await inbox.reserve(in_partition) == ["older"]
 
