@@ -6,7 +6,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from services.accept.intents import NewIntent, Reader
@@ -120,6 +120,7 @@ NEARLY = st.builds(lambda valid, wrong: {**valid, **wrong}, VALID, st.dictionari
 BODIES = st.binary() | (JSON | NEARLY).map(lambda value: json.dumps(value).encode()) | st.text().map(str.encode)
 
 
+@settings(deadline=None)
 @given(body=BODIES, kind=st.sampled_from(KINDS))
 @example(body=json.dumps({**ORDER, "amount_cents": 10**30}).encode(), kind=ORDERS)
 def test_any_body_is_an_intent_or_a_problem_that_names_something(body: bytes, kind: messages.Kind) -> None:
@@ -133,6 +134,7 @@ def test_any_body_is_an_intent_or_a_problem_that_names_something(body: bytes, ki
     assert seen == (400, True)
 
 
+@settings(deadline=None)
 @given(payload=VALID, effects=st.sampled_from(["record", "email,record", "record,charge,email"]))
 def test_what_is_accepted_arrives_as_the_message_that_was_sent(payload: dict[str, Any], effects: str) -> None:
     new = read(json.dumps(payload).encode(), {**KEY, "lab-effects": effects, "lab-run": "r-1"}, ORDERS)

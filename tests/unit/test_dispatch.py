@@ -110,7 +110,7 @@ def origins(records: Sequence[Record]) -> list[str]:
 
 
 async def send_on(dispatch: Dispatch, *values: bytes, headers: Sequence[tuple[str, bytes]] = ()) -> None:
-    async with asyncio.timeout(2):  # what does not end here blocks its partition for ever
+    async with asyncio.timeout(30):  # what does not end here blocks its partition for ever
         await dispatch.send_on(*letters(*values, headers=headers))
 
 

@@ -161,7 +161,7 @@ async def test_ids_that_are_too_old_are_deleted_batch_by_batch_without_a_pause_w
     monkeypatch.setattr("services.payments.arms.effectively_once.asyncio.sleep", pause)
     window = Window(5 * FULL_BATCH + 1)
     keeping = asyncio.create_task(EffectivelyOnce(equipped(window, Provider(), tmp_path))._keep_window())
-    async with asyncio.timeout(2):
+    async with asyncio.timeout(30):
         await paused.wait()
     keeping.cancel()
     assert window.old == 0

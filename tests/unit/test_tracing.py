@@ -229,7 +229,7 @@ def test_an_exporter_that_hangs_holds_nobody_up_and_what_it_does_not_take_is_cou
     began = time.monotonic()
     for _ in range(exporting.QUEUE + exporting.BATCH + 100):
         outlet.put(a_span())
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 30
     assert dropped[0] >= 100
     stuck.release.set()
     outlet.close(5)
@@ -249,7 +249,7 @@ def test_an_exporter_that_fails_is_tried_again_and_its_spans_are_counted(monkeyp
 
     outlet = Outlet("moody", Moody, dropped.append)
     outlet.put(a_span())
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not dropped:
         assert time.monotonic() < deadline
         time.sleep(0.001)
