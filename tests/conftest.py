@@ -121,13 +121,17 @@ class Lab(msgspec.Struct, frozen=True):
 
     home: Home
 
-    def cli(self, *words: str, exits: int = 0, timeout_s: float = 120) -> str:
-        """Run `lab WORDS` and return its stdout; asserts the exit code."""
+    def run(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Run `lab WORDS`, whatever comes of it."""
         command = [str(Path(sys.executable).with_name("lab")), *words]
         environment = {**os.environ, "LAB_HOME": str(self.home.path), "LAB_PORT_BASE": str(self.home.port_base)}
-        done = subprocess.run(
+        return subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
         )  # fmt: skip
+
+    def cli(self, *words: str, exits: int = 0, timeout_s: float = 120) -> str:
+        """Run `lab WORDS` and return its stdout; asserts the exit code."""
+        done = self.run(*words, timeout_s=timeout_s)
         assert done.returncode == exits, f"{' '.join(words)} exits {done.returncode}: {done.stderr[-2000:]}"
         return done.stdout
 
@@ -143,12 +147,78 @@ class Lab(msgspec.Struct, frozen=True):
                 pytest.fail(f"waited {timeout_s:g} s for {what if isinstance(what, str) else what()}")
             time.sleep(0.2)
 
+    def ready(self, timeout_s: float = 180) -> None:
+        """Wait until every process is ready."""
+
+        def away() -> list[str]:
+            return [name for name, process in self.status().items() if not process["ready"] and not given_up(process)]
+
+        def given_up(process: dict[str, Any]) -> bool:
+            return bool(process["optional"]) and process["state"] == "failed"
+
+        self.until(lambda: not away(), lambda: f"every process to be ready; not yet: {away()}", timeout_s)
+
+    def killed_and_back(self, *names: str, timeout_s: float = 180) -> None:
+        """SIGKILL processes; wait until each has another life and everything is ready: what was ready before is not."""
+        before = {name: process["restarts"] for name, process in self.status().items()}
+        self.cli("kill", *names)
+
+        def back() -> bool:
+            now = self.status()
+            again = all(now[name]["restarts"] > before[name] for name in names)
+            return again and all(process["ready"] for process in now.values())
+
+        self.until(back, f"{', '.join(names)} to be back", timeout_s)
+
+    def drain(self, timeout_s: float = 300) -> None:
+        """Wait until nothing waits; stock_faust, whose loop may stall for ever, is started anew when it alone stands.
+
+        See docs/storms.md.
+        """
+        deadline = time.monotonic() + timeout_s
+        before: list[Any] = []
+        while waiting := self._waiting():
+            if time.monotonic() > deadline:
+                pytest.fail(f"not drained after {timeout_s:g} s: {waiting}")
+            if waiting == before and all("arm.stock_faust" in one["place"] for one in waiting):
+                self.run("restart", "arm.stock_faust#0")  # refused while it restarts by itself
+            before = waiting
+
+    def _waiting(self) -> list[Any]:
+        """What waits after at most 20 s of waiting for it."""
+        done = self.run("drain", "--timeout", "20s", "--json")
+        assert done.stdout, done.stderr[-2000:]
+        waiting: list[Any] = json.loads(done.stdout)["waiting"]
+        return waiting
+
+    def arm(self, *words: str) -> None:
+        """Arm a failpoint when nothing waits and nothing else is armed: who passes it is what the test sends."""
+        self.cli("fault", "clear")
+        self.drain()
+        self.cli("fault", "arm", *words)
+
+    def sweep(self) -> None:
+        """Do away with what tests have left: what is frozen, held, armed or waits."""
+        for name, process in self.status().items():
+            if process["state"] in ("frozen", "held", "failed"):
+                self.cli("thaw" if process["state"] == "frozen" else "restart", name)
+        self.ready()
+        self.cli("fault", "clear")
+        self.drain()
+
+
+@pytest.fixture(scope="module")
+def swept(lab: Lab) -> Iterator[None]:
+    """The next file finds the lab as this one did."""
+    yield
+    lab.sweep()
+
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The second stack of a session: every part, with faults allowed. Tests that kill and freeze share it."""
     started = Lab(free_home(tmp_path_factory.mktemp("lab")))
-    started.cli("up", "--faults", timeout_s=300)
+    started.cli("up", "--faults", timeout_s=400)  # more than it takes to give up
     try:
         yield started
     finally:

@@ -8,11 +8,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.conftest import Lab
+
+pytestmark = [pytest.mark.usefixtures("swept"), pytest.mark.timeout(1200)]
 
 LOAD = """
 teaches = "A small storm."
-drain_s = 90
+drain_s = 300
 [arms]
 consumers = ["at_most_once", "at_least_once", "effectively_once"]
 [load]
@@ -39,7 +43,7 @@ def played(lab: Lab, file: Path | str, *words: str) -> tuple[dict[str, Any], int
     """The document of `lab run FILE --json`, and its exit code."""
     done = subprocess.run(
         [str(Path(sys.executable).with_name("lab")), "run", str(file), "--json", *words],
-        env=environment(lab), capture_output=True, text=True, timeout=280, check=False,
+        env=environment(lab), capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1, 3), done.stderr[-2000:]
     return json.loads(done.stdout), done.returncode
@@ -81,6 +85,8 @@ def test_without_a_fault_nothing_is_proved(lab: Lab) -> None:
     document, code = played(lab, "calm")
     assert (document["verdict"], code) == ("INCONCLUSIVE", 3)
     process = [row for row in document["rows"] if row["hop"] == "process" and row["promise"]]
+    if document["seen"]["dedup_hits"]:  # something was delivered again all the same: that put this arm to the test
+        process = [row for row in process if (row["arm"], row["verdict"]) != ("effectively_once", "PASS")]
     assert {row["verdict"] for row in process} == {"INCONCLUSIVE"}
     assert all("had no chance to break" in row["why"] for row in process)
 
