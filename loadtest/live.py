@@ -24,10 +24,11 @@ EVERY_S: Final = 3.0
 _SHARE: Final = 0.05  # of the time at most that is spent on looking
 _ACCEPTED: Final = "SELECT count(*) FROM intents WHERE run = $1"
 _APPLIED: Final = (
-    "SELECT count(*) AS many, count(DISTINCT message_id) AS once FROM {schema}.records "
-    "WHERE run = $1 AND status = 'applied'"
+    "SELECT count(*) AS many, count(DISTINCT message_id) AS once, count(DISTINCT {unit}) AS units "
+    "FROM {schema}.records WHERE run = $1 AND status = 'applied'"
 )
-_METRIC: Final = re.compile(r"^delivery_audit_(lost|retractions)_total\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
+_UNITS: Final = {True: '(topic, partition, "offset")', False: "message_id"}  # whether an arm promises per record
+_METRIC: Final = re.compile(r"^delivery_audit_messages\{(.*)\} ([0-9.e+]+)$", re.MULTILINE)
 _LABEL: Final = re.compile(r'(\w+)="([^"]*)"')
 
 
@@ -79,9 +80,10 @@ class Watch:
         lost = self._lost()
         found = []
         for arm in self._arms:
-            row = await self._one("payments", _APPLIED.format(schema=arm.schema))
+            row = await self._one("payments", _APPLIED.format(schema=arm.schema, unit=_UNITS[arm.per_record]))
             gone = max(0, lost[arm.name] - self._lost_before.get(arm.name, 0)) if arm.name in lost else None
-            found.append(ArmNow(arm.name, accepted - row["once"] - (gone or 0), row["many"] - row["once"], gone))
+            behind = max(0, accepted - row["once"] - (gone or 0))
+            found.append(ArmNow(arm.name, behind, row["many"] - row["units"], gone))
         return found
 
     async def _one(self, database: str, query: str) -> Any:
@@ -102,12 +104,13 @@ class Watch:
 
 
 def lost_now(text: str) -> dict[str, int]:
-    """By arm, from the auditor's metrics: effects that are lost and were not found again."""
+    """By arm, from the auditor's metrics: messages of which an effect is lost by its last pass (of the effects the most
+    often lost one)."""
     found: dict[str, int] = {}
-    for what, labels, value in _METRIC.findall(text):
+    for labels, value in _METRIC.findall(text):
         named = dict(_LABEL.findall(labels))
-        if named.get("hop") == "process":
-            found[named["arm"]] = found.get(named["arm"], 0) + int(float(value)) * (1 if what == "lost" else -1)
+        if (named.get("hop"), named.get("state")) == ("process", "lost"):
+            found[named["arm"]] = max(found.get(named["arm"], 0), int(float(value)))
     return found
 
 
