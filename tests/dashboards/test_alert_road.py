@@ -116,6 +116,5 @@ def test_a_loss_is_a_page_within_seconds_and_a_second_loss_is_one_again(road: La
 
 def test_a_restart_of_a_process_is_told(road: Lab) -> None:
     before = len(pages(road, "PartRestarted"))
-    road.cli("kill", "alertmanager")
-    road.until(lambda: road.status()["alertmanager"]["ready"], "Alertmanager, started again")
+    road.killed_and_back("alertmanager")
     road.until(lambda: len(pages(road, "PartRestarted")) > before, "the page, by an Alertmanager that was just killed")
