@@ -115,7 +115,7 @@ async def running(module: str, settings: Settings, log_file: Path) -> AsyncItera
         await process.wait()
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 20.0) -> None:
+async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
     """Wait until the condition holds. Raises TimeoutError when it does not in time."""
     end = time.monotonic() + timeout_s
     while not await condition():

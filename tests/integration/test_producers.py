@@ -285,7 +285,7 @@ async def test_a_database_that_says_nothing_is_a_503_in_bounded_time(
     through = msgspec.structs.replace(settings, postgres=wire.server)
     async with producing(ORDERS, through, database, tmp_path / "log") as producer:
         wire.stop()
-        async with asyncio.timeout(2 * CONNECTION_WAIT_S + STATEMENT_TIMEOUT_S + 5):
+        async with asyncio.timeout(2 * CONNECTION_WAIT_S + STATEMENT_TIMEOUT_S + 30):
             answers = await asyncio.gather(*(producer.post(producer.payload(), f"k{n}") for n in range(12)))
         assert {answer.status for answer in answers} == {503}
         await wire.cut()
@@ -329,7 +329,7 @@ async def test_the_process_serves_counts_and_ends_when_asked(
             labels = f'arm="outbox",decision="{decision}",hop="accept"'
             assert f"delivery_dedup_decisions_total{{{labels}}} 1.0" in exposition
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert await process.wait() == 0
     assert "process.stopping" in (tmp_path / "log").read_text()
 
@@ -349,6 +349,6 @@ async def test_a_request_in_flight_at_the_end_gets_its_answer(settings: Settings
         answer = asyncio.create_task(producer.post(slow(), key))
         await asked.wait()
         process.send_signal(signal.SIGTERM)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             assert (await answer).status == 201
             assert await process.wait() == 0

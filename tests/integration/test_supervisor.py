@@ -243,9 +243,12 @@ async def test_a_log_is_bounded_while_its_process_goes_on_writing(
     log = tmp_path / "victim.log"
     async with supervised(tmp_path, CHATTY) as child:
         await until(lambda: log.stat().st_size > 100_000)
+        pid = child.freeze()  # it writes up to 1 MB/s: the next look would come too late
+        await until(lambda: stopped(pid))
         child.sample()
         assert log.stat().st_size < 100_000
         assert (tmp_path / "victim.log.1").stat().st_size > 100_000
+        child.thaw()
         await until(lambda: log.stat().st_size > 10_000)
         assert set(log.read_text()) == {"x", "\n"}  # no hole where the old end was
 
