@@ -18,6 +18,7 @@ from services.domain.messages import RawHeaders
 from services.settings import Settings
 
 ANSWER_S: Final = 20.0  # waited for the broker; longer than its restart takes
+OPENED_S: Final = 5.0  # waited for the acknowledgement of records that are given up
 FETCH_WAIT_S: Final = 0.2
 EXPIRES: Final = 1.5  # session time-outs until the broker aborts a transaction: as long nobody takes over its offsets
 _FENCED: Final = frozenset({"_FATAL", "_FENCED"})
@@ -108,6 +109,9 @@ class Transactor:
 
     def abort(self) -> None:
         """Give the transaction up and go back to the committed positions."""
+        # EndTxn can overtake the AddPartitionsToTxn that opens the transaction at the broker, and is then fatal
+        # (librdkafka issue 4849): what was acknowledged shows that it is open
+        self._producer.flush(OPENED_S)
         try:
             self._producer.abort_transaction(ANSWER_S)
         except KafkaException as error:

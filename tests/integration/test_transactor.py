@@ -1,0 +1,41 @@
+"""Transactions on a real broker."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from uuid import uuid4
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from services.broker.transactor import Transactor
+from services.settings import Settings
+from tests.conftest import Infra
+
+TIMES = 200
+
+
+@pytest.fixture
+async def topic(infra: Infra) -> AsyncIterator[str]:
+    name, admin = f"transactor-{uuid4().hex}", AdminClient({"bootstrap.servers": infra.kafka})
+    await asyncio.to_thread(admin.create_topics([NewTopic(name, 1, 1)])[name].result, 30)
+    yield name
+    await asyncio.to_thread(admin.delete_topics([name])[name].result, 30)
+
+
+async def test_a_transaction_can_be_given_up_right_after_another(settings: Settings, topic: str) -> None:
+    """Without waiting for the first acknowledgement some of these are fatal: librdkafka issue 4849."""
+
+    def give_up() -> None:
+        transactor = Transactor(topic, [topic], settings, lambda: None)
+        try:
+            for number in range(TIMES):
+                for end in (transactor.commit, transactor.abort):
+                    transactor.begin()
+                    assert transactor.produce([(topic, None, str(number).encode(), ())]) == []
+                    time.sleep(number % 40 / 10_000)  # at every point of the first records' way to the broker
+                    end()
+        finally:
+            transactor.close()
+
+    await asyncio.to_thread(give_up)
