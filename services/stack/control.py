@@ -23,7 +23,7 @@ from services.stack.home import SUPERVISOR, Home
 from services.stack.launch import order_of_start
 from services.stack.parts import PARTS
 
-UP_TIMEOUT_S: Final = 120.0
+UP_TIMEOUT_S: Final = 300.0  # usually 20 s; what will not be ready is said at once
 SUPERVISOR_TIMEOUT_S: Final = 60.0
 DOWN_TIMEOUT_S: Final = 60.0
 SWEEP_GRACE_S: Final = 3.0  # Postgres ends by itself when its supervisor dies: better than to kill it
