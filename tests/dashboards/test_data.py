@@ -7,6 +7,8 @@ import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
+
 from loadtest import run as load
 from services.stack.parts import PARTS
 from tests.conftest import Lab
@@ -32,11 +34,12 @@ def get(url: str) -> Any:
         return json.load(answer)
 
 
+@pytest.mark.timeout(900)  # the lab starts before it
 def test_every_panel_has_data_while_load_runs(lab: Lab) -> None:
-    sent = load.start(lab.home, rate=20, duration_s=120)
+    sent = load.start(lab.home, rate=20, duration_s=300)
     lacking: list[str] = []
     try:
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + 240
         while (lacking := list(panels_without_data(lab))) and time.monotonic() < deadline:
             time.sleep(1)
     finally:

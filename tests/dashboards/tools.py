@@ -28,6 +28,6 @@ def _install(package: Package, name: str) -> Path | None:
 def run(name: str, *arguments: str | Path) -> str:
     """What the tool says; fails the test with it when it is not content."""
     command = [str(tool(name)), *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout

@@ -145,7 +145,7 @@ def auditor(settings: Settings, home: Path) -> Iterator[Callable[[str], str]]:
             time.sleep(0.2)
         yield ask
         process.send_signal(signal.SIGTERM)
-        assert process.wait(15) == 0
+        assert process.wait(60) == 0
     finally:
         process.kill()
         process.wait()

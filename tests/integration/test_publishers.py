@@ -37,6 +37,8 @@ NOT_CONFIRMED = (
     " WHERE pg_visible_in_snapshot(xid, (SELECT snapshot FROM progress)) IS NOT TRUE"
 )  # fmt: skip
 
+pytestmark = pytest.mark.timeout(900)  # the lab starts here, and its servers come back from kills
+
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:

@@ -55,7 +55,7 @@ def test_records_are_copied_as_they_are_with_where_they_come_from(place: Bench) 
     ]
     for key, value, headers in odd:
         producer.produce(place.topic, value, key, 1, headers=headers)
-    producer.flush(10)
+    producer.flush(60)
     plan = place.plan((1, 0, 2))
     assert carry_out(place, plan) == 3
     copied = place.copied()
@@ -117,14 +117,14 @@ def test_an_id_that_is_in_use_means_one_window_only(place: Bench) -> None:
 
 def test_a_window_may_end_with_what_is_no_record(place: Bench) -> None:
     producer = Producer({"bootstrap.servers": place.kafka, "transactional.id": place.topic})
-    producer.init_transactions(10)
+    producer.init_transactions(60)
     for committed in (True, False):
         producer.begin_transaction()
         producer.produce(place.topic, b"%d" % committed, b"k", 0)
-        producer.flush(10)
-        (producer.commit_transaction if committed else producer.abort_transaction)(10)
+        producer.flush(60)
+        (producer.commit_transaction if committed else producer.abort_transaction)(60)
     # a record, its marker, an aborted record, its marker
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while kept(place.kafka, place.topic)[0].end < 4:
         assert time.monotonic() < deadline
     assert carry_out(place, place.plan((0, 0, 3))) == 1

@@ -25,6 +25,8 @@ from tests.conftest import free_home, say
 LAB = [sys.executable, "-m", "lab.main"]
 ROOT = Path(__file__).parent.parent.parent
 
+pytestmark = pytest.mark.timeout(900)  # labs start here
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> Iterator[Home]:
@@ -43,7 +45,7 @@ def lab(home: Home, *words: str, **more: str) -> subprocess.CompletedProcess[str
     """Run `lab` to its end; a traceback is never an answer."""
     command = [*LAB, *words]
     done = subprocess.run(
-        command, env=environment(home, **more), capture_output=True, text=True, timeout=240, check=False
+        command, env=environment(home, **more), capture_output=True, text=True, timeout=360, check=False
     )
     assert "Traceback" not in done.stderr + done.stdout, done.stderr
     return done
@@ -62,7 +64,7 @@ def names(home: Home) -> set[str]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], timeout_s: float = 90) -> None:
+def wait_for(condition: Callable[[], Any], timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come about in time"
@@ -154,7 +156,7 @@ def starting(home: Home) -> subprocess.Popen[str]:
 def test_an_interrupted_up_leaves_nothing(home: Home) -> None:
     with starting(home) as up:
         up.send_signal(signal.SIGINT)
-        _, err = up.communicate(timeout=90)
+        _, err = up.communicate(timeout=120)
     assert up.returncode == 130
     assert "Traceback" not in err
     assert err.splitlines()[-1] == "lab: interrupted; nothing was left running"
@@ -217,7 +219,7 @@ def test_who_is_not_root_needs_no_root(home: Home, uid: int) -> None:
     """In a namespace in which this user has another id (the second one has no name, as `docker run --user` gives)."""
     script = 'set -e; test "$(id -u)" = $0; "$@" up --only ledger; "$@" status; "$@" down'
     command = ["unshare", "--user", f"--map-user={uid}", f"--map-group={uid}", "sh", "-c", script, str(uid), *LAB]
-    done = subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, env=environment(home), capture_output=True, text=True, timeout=360, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("up · 1 processes")
     assert "down; the data is kept" in done.stderr

@@ -37,6 +37,8 @@ CHATTY = "import time\nwhile True: print('x' * 1000, flush=True); time.sleep(0.0
 LEAKING_FAMILY = f"import subprocess, sys\nsubprocess.run([sys.executable, '-c', {LEAK!r}])"
 FAMILY = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-c', {SLEEP!r}])\n{SLEEP}"
 
+pytestmark = pytest.mark.timeout(900)  # a whole lab starts here
+
 
 async def until(condition: Callable[[], Any], timeout_s: float = 60) -> None:
     """Wait for a condition; what it is about is said by the line that fails."""
@@ -314,7 +316,7 @@ async def ready_again(home: Home, name: str, restarts: int) -> None:
         now = process(home, name)
         return bool(now["ready"]) and now["restarts"] == restarts
 
-    await until(is_ready, 90)
+    await until(is_ready, 120)
 
 
 def test_a_second_up_changes_nothing(up: Home) -> None:
