@@ -101,8 +101,10 @@ class Auditor:
     async def _pass(self) -> None:
         began = time.monotonic()
         held = await self._taking.look()
-        if self._taking.behind:
-            return  # half of it is not there: nothing is judged by that
+        if self._taking.behind:  # half of it is not there: nothing is judged by that, but what is applied is put away
+            await self._findings.write(self._taking.live.settle(held))
+            self._taking.live.forget(REMEMBERED, held.answers)
+            return
         done = self._taking.live.judge(held, time.time())
         await self._findings.write(done.found)
         await self._reconcile()

@@ -86,16 +86,25 @@ class Tail:
             }
         )
 
-    def read_to(self, ends: Mapping[Partition, int], firsts: Mapping[Partition, int]) -> Iterator[Record]:
-        """Every record below the ends that was not read yet. Raises KafkaException, also when none comes for 5 s."""
+    def is_before(self, ends: Mapping[Partition, int]) -> bool:
+        """Whether there is a record below the ends that was not read yet."""
+        return any(self._next.get(place, 0) < end for place, end in ends.items())
+
+    def read_to(self, ends: Mapping[Partition, int], firsts: Mapping[Partition, int], most: int) -> Iterator[Record]:
+        """The records below the ends that were not read yet, about so many at most; to be iterated to its end.
+
+        Raises KafkaException, also when none comes for 5 s.
+        """
         if new := [place for place in ends if place not in self._next]:
             self._next |= {place: firsts.get(place, 0) for place in new}
             starts = [TopicPartition(*p, self._next[p] or OFFSET_BEGINNING) for p in new]
             self._consumer.incremental_assign(starts)
-        deadline = time.monotonic() + _ANSWER_S
-        while any(self._next[place] < end for place, end in ends.items()):
+        deadline, taken = time.monotonic() + _ANSWER_S, 0
+        while taken < most and self.is_before(ends):
             errors = []
-            for message in self._consumer.consume(_BATCH, 0.1):
+            messages = self._consumer.consume(_BATCH, 0.1)
+            taken += len(messages)
+            for message in messages:
                 deadline = time.monotonic() + _ANSWER_S
                 if message.error() is None:
                     yield self._take(message)

@@ -1,6 +1,7 @@
 """The client ledger: what the load saw, one JSON object a line, each call flushed before it was sent."""
 
 import contextlib
+import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -72,12 +73,16 @@ class ClientLedger:
             answers.touched = set() if self._follow else None
         return self._answers[arm, kind]
 
-    def read(self) -> None:
-        """Take in what there is by now."""
+    def read(self, most: float = math.inf) -> bool:
+        """Take in what there is by now, so many bytes at most; returns whether there is more."""
         self._cut = 0
         for file in sorted(self._folder.glob("*.jsonl")):
             for line in self._whole_lines(file):
                 self._take(line)
+                most -= len(line)
+                if most <= 0:
+                    return True
+        return False
 
     def lines(self, key: str, arm: str) -> Iterator[_Line]:
         """What the ledger says of one key at an arm, in the order of its files."""

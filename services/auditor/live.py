@@ -86,12 +86,15 @@ class _Row:
         name = self.settled.name
         # a double that is settled stays what it was: it cannot be taken back
         gone = [place for place in self._bad if place not in bad and place[0] != "duplicated"]
-        found = [Found(name, *place, 0) for place in gone]
-        found += [Found(name, *place, many) for place, many in bad.items() if self._bad.get(place) != many]
         for place in gone:
             del self._bad[place]
-        self._bad |= bad
-        return found
+        return [Found(name, *place, 0) for place in gone] + self.said(bad)
+
+    def said(self, bad: dict[tuple[State, Key], int]) -> list[Found]:
+        """Some more that is bad."""
+        fresh = {place: many for place, many in bad.items() if self._bad.get(place) != many}
+        self._bad |= fresh
+        return [Found(self.settled.name, *place, many) for place, many in fresh.items()]
 
     def standing(self) -> list[Found]:
         """What was said last to be lost or unexpected."""
@@ -349,6 +352,38 @@ class Live:
             self._recall(publisher, key)
         return list(self.published.get(arm, self._main).copies[key])
 
+    def settle(self, held: "Held") -> list[Found]:
+        """Let go of what is applied; returns what of it is doubled. While not everything is read, that much is sure."""
+        found: list[Found] = []
+        for place in self._publishers:
+            answers, outbox = held.answers[place.arm.name, place.kind.name], held.outboxes[place.arm.name]
+            for key in list(place.accept.open):
+                if self._is_accepted(place, key, answers):
+                    self._accepted(place, key)
+            for key in list(place.publish.open):
+                if (many := self._published(place, key)) and _has_left(outbox, key):
+                    found += place.publish.said(place.publish.settle(key, many, 1))
+        for cell in self._cells.values():
+            holdings = held.holdings[cell.arm.name]
+            for key in list(cell.open):
+                many, copies = self._count(cell, key), self._main.copies[key]
+                if many and not holdings.ahead(copies) and self._is_free(cell, key, copies, holdings):
+                    found += cell.said(cell.settle(key, many, self._allowed(cell, key)))
+        return found
+
+    def _is_accepted(self, place: _Publisher, key: Key, answers: Answers) -> bool:
+        """Acknowledged, and one intent."""
+        if len(place.intents.by_key[str(key)]) != 1:
+            return False
+        return key in place.answered or answers.outcome(str(key)) == "acknowledged"
+
+    def _accepted(self, place: _Publisher, key: Key) -> None:
+        place.accept.settle(key, 1, 1)
+        place.accepted.add(str(key))
+
+    def _published(self, place: _Publisher, key: Key) -> int:
+        return self.published[place.arm.name].count(key, place.topic)
+
     def judge(self, held: "Held", now: float) -> Pass:
         """One pass: what was taken in, against what holds the rest."""
         rows: dict[str, AuditRow] = {}
@@ -369,9 +404,8 @@ class Live:
             outcome = "acknowledged" if key in place.answered else answers.outcome(str(key))
             many = len(made[str(key)])
             if outcome == "acknowledged" and many == 1:
-                part.settle(key, 1, 1)
+                self._accepted(place, key)
                 _count(row, key, 1, 1, 1)
-                place.accepted.add(str(key))
             elif outcome == "refused":
                 if many:
                     bad["unexpected", key] = 1
@@ -393,7 +427,7 @@ class Live:
         nowhere = []
         for key in list(part.open):
             many, waits = published.count(key, place.topic), key in outbox.pending
-            if many and not waits and key not in outbox.set_aside:
+            if many and _has_left(outbox, key):
                 bad |= part.settle(key, many, 1)
                 _count(row, key, many, 1, 1)
             elif many:
@@ -513,6 +547,10 @@ class Live:
 
     def _publisher(self, arm: str, kind: str) -> _Publisher:
         return next(p for p in self._publishers if (p.arm.name, p.kind.name) == (arm, kind))
+
+
+def _has_left(outbox: Outbox, key: Key) -> bool:
+    return key not in outbox.pending and key not in outbox.set_aside
 
 
 def _oldest(keys: Collection[K], keep: int) -> list[K]:

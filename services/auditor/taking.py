@@ -20,7 +20,10 @@ from services.domain.arms import DEFAULT_PUBLISHER, ConsumerArm, PublisherArm
 from services.domain.messages import Coordinates, Kind
 from services.settings import Settings
 
-_ROWS: Final = 20_000  # of one table, taken in at once
+# What one look takes in at most of each place: of an old lab a little more is settled and put away with each look.
+_ROWS: Final = 20_000  # of one table
+_RECORDS: Final = 20_000  # of the topics
+_LEDGER_BYTES: Final = 10_000_000  # some 20,000 requests
 _SLICE: Final = 2_000  # records that are taken in before others get their turn
 _LOOK_AT_HEADS_S: Final = 10.0
 _COUNT_S: Final = 5.0
@@ -94,7 +97,8 @@ class Taking:
 
     async def _ledger(self) -> None:
         with reaching("the client ledger"):
-            await asyncio.to_thread(self.client.read)
+            more = await asyncio.to_thread(self.client.read, _LEDGER_BYTES)
+        self.behind = self.behind or more
         for arm in self._publishers:
             for kind in arm.kinds:
                 answers = self.client.answers(arm, kind)
@@ -119,10 +123,11 @@ class Taking:
                 self._heads_due = now + _LOOK_AT_HEADS_S
             self.live.heads = self._heads
             ends = await asyncio.to_thread(self._broker.ends, self._topics)
-            news = self._main.read_to(ends, self._heads)
+            news = self._main.read_to(ends, self._heads, _RECORDS)
             while records := await asyncio.to_thread(_some, news):
                 for record in records:
                     self.live.take_record(self._arm_of(record), record, now)
+            self.behind = self.behind or self._main.is_before(ends)
 
     def _arm_of(self, record: Record) -> str:
         topic = record.at.topic
@@ -185,10 +190,11 @@ class Taking:
                 continue
             with reaching("Kafka"):
                 ends = await asyncio.to_thread(self._broker.ends, [arm.output_topic], stable=True)
-                news = self._out.read_to(ends, {})
+                news = self._out.read_to(ends, {}, _RECORDS)
                 while records := await asyncio.to_thread(_some, news):
                     for record in records:
                         self.live.take_application(arm.name, "output", _output(record), now)
+                self.behind = self.behind or self._out.is_before(ends)
 
     async def _details(self) -> None:
         """For which of its records a message was applied, where that is promised."""

@@ -53,7 +53,10 @@ def live_row(told: Told, arm: ConsumerArm, effect: str, seed: int) -> AuditRow:
         if shuffle.random() < 0.2:
             look_up(live, told, events[: number + 1])
             now = held(told.holdings)
-            live.judge(now, number)
+            if shuffle.random() < 0.5:
+                live.settle(now)  # as long as it is not at the end of everything
+            else:
+                live.judge(now, number)
             live.forget(shuffle.randrange(4), now.answers)
     look_up(live, told, events)
     live.judge(held(told.holdings), 1_000)
@@ -197,6 +200,32 @@ def test_what_is_settled_and_old_lies_on_the_shelf_and_stays_counted(told: Told,
     applications = [row.applied_once + row.duplicated + row.extra_applications for row in (before.rows[-1], row)]
     assert row.unexpected == 0
     assert applications[1] >= applications[0]
+
+
+def test_while_not_all_is_read_only_what_is_applied_is_let_go_of_and_nothing_is_lost() -> None:
+    live, answers = Live([OUTBOX], [arm_of("record")]), Answers()
+    for name, number in (("a", 1), ("b", 2)):
+        answers.called(name)
+        answers.answered(name, "acknowledged")
+        live.take_intent("outbox", "orders", key(number), name, record_digest(), "")
+    live.take_answers("outbox", "orders", {"a", "b", "not read yet"})
+    answers.called("not read yet")
+    answers.answered("not read yet", "acknowledged")
+    for offset in (0, 1):
+        live.take_record("outbox", record(offset, 1), 0.0)
+    at = Coordinates(ORDERS.topic, 0, 0)
+    live.take_application("tried", "record", Application(key(1), True, at, "", b""), 0.0)
+    now = held(Holdings({(ORDERS.topic, 0): 2}), answers=answers)
+    assert [(one.row, one.state, one.many) for one in live.settle(now)] == [
+        ("publish/outbox/publication", "duplicated", 1)
+    ]
+    assert live.settle(now) == []
+    live.forget(0, now.answers)
+    assert len(live) == 0
+    accept, publish, process = live.judge(now, 1_000.0).rows
+    assert (accept.expected, accept.applied_once, accept.lost) == (3, 2, 0)
+    assert (publish.expected, publish.duplicated, publish.lost) == (2, 1, 0)
+    assert (process.expected, process.applied_once) == (1, 1)
 
 
 def test_a_message_on_the_shelf_is_duplicated_when_it_is_published_or_applied_again() -> None:
