@@ -54,7 +54,7 @@ def launch(part: Part, replica: int, home: Home, *, faults: bool) -> Launch:
         command = kafka.command(home.run, cache_dir() / "jars", part.memory_mb)
         return Launch(command, _plain_environment(), stop_timeout_s=20.0)
     if part.kind == "prometheus":
-        return Launch(prometheus.command(home), _plain_environment())
+        return Launch(prometheus.command(home), {**_plain_environment(), **prometheus.ENVIRONMENT})
     if part.kind == "alertmanager":
         return Launch(alertmanager.command(home), _plain_environment())
     if part.kind == "zipkin":

@@ -61,6 +61,11 @@ def write_configuration(home: Home, names: Collection[str], replicas: Mapping[st
     (home.run / RULES).write_text(rules)
 
 
+# Its heap is one fixed size from the first minutes on, and collected when that is full, not when it has doubled: what
+# it keeps of the last hours grows within that. Many times what a lab with everything needs (go_memstats_*).
+ENVIRONMENT: Final = {"GOGC": "off", "GOMEMLIMIT": "256MiB"}
+
+
 def command(home: Home) -> list[str]:
     """The server's command line: bound to this machine, data kept for a day and 512 MB at most."""
     return [

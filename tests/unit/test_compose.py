@@ -204,6 +204,7 @@ def same_servers_of_metrics_and_alerts(files: Files, native: dict[str, Launch]) 
             word for word in native[name].command if word.startswith("--") and not word.startswith((*own, "--chdir="))
         ]
         assert f"--web.listen-address=0.0.0.0:{compose.PORT_BASE + PARTS[name].port}" in command
+    assert files.services["prometheus"]["environment"] == {**prometheus.ENVIRONMENT, "TZ": "UTC"}
 
 
 def same_zipkin(files: Files, native: dict[str, Launch]) -> None:
