@@ -3,7 +3,6 @@
 import json
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -49,15 +48,23 @@ def scraped(lab: Lab) -> Prometheus:
 
 
 @pytest.fixture(scope="session")
-def told(lab: Lab, scraped: Prometheus) -> Iterator[Prometheus]:
+def told(lab: Lab, scraped: Prometheus) -> Prometheus:
     """After load with keys sent twice, a provider that fails, bad records, a redrive and two kills."""
-    lab.cli("fault", "arm", "provider.before_applying", "error:http_500", "count=20", "arm=at_least_once")
+    lab.ready()
+    lab.arm("provider.before_applying", "error:http_500", "count=20", "arm=at_least_once")
     lab.cli("fault", "arm", "process.after_record_before_commit", "kill", "count=1", "arm=arm.effectively_once")
     lab.cli("load", "--rate", "40", "--duration", "5s", "--run", RUN)
-    lab.cli("fault", "inject", "poison", "--count", "2")
-    lab.cli("fault", "inject", "duplicate", "--count", "3", "--run", RUN)
-    poisoned = ("dlq", "list", "--arm", "effectively_once", "--reason", "undecodable", "--json")
-    lab.until(lambda: json.loads(lab.cli(*poisoned))["letters"], "a letter of effectively_once", 180)
-    lab.cli("dlq", "redrive", "--arm", "effectively_once", "--reason", "undecodable", "--why", "a test")
-    yield scraped
-    lab.cli("fault", "clear")
+    for words in (("poison", "--count", "2", "--run", RUN), ("duplicate", "--count", "3", "--run", RUN)):
+        lab.until(  # each is made of a record, and the first may still be on its way
+            lambda words=words: lab.run("fault", "inject", *words).returncode == 0, f"{words} to be injected", 120
+        )
+    poisoned = ("--arm", "effectively_once", "--reason", "no_message_id")
+
+    def parked() -> bool:
+        listed = json.loads(lab.cli("dlq", "list", *poisoned, "--limit", "1000", "--json"))["letters"]
+        return any(letter["run"] == RUN for letter in listed)
+
+    lab.until(parked, "a letter of effectively_once", 180)
+    lab.cli("dlq", "redrive", *poisoned, "--why", "a test")
+    lab.sweep()  # what is still armed would strike another test's messages
+    return scraped

@@ -17,7 +17,7 @@ from services.telemetry.catalogue import BOUNDS_S, METRICS, MOST_OF_A_LAB, MOST_
 from tests.conftest import Lab
 from tests.telemetry.conftest import Prometheus
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(600)  # the first one waits for `told`
 
 # Of each metric: queries that give something once it has appeared, and seen what it is there for.
 SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
@@ -39,8 +39,8 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
         'sum(max_over_time({name}{{arm="at_least_once",tier="1s",reason="provider_error"}}[15m])) > 0',
     ),
     "delivery.dead_letters": (
-        'sum(max_over_time({name}{{arm="effectively_once",reason="undecodable"}}[15m])) > 0',
-        'sum(max_over_time({name}{{arm="at_most_once",reason="undecodable"}}[15m])) > 0',
+        'sum(max_over_time({name}{{arm="effectively_once",reason="no_message_id"}}[15m])) > 0',
+        'sum(max_over_time({name}{{arm="at_most_once",reason="no_message_id"}}[15m])) > 0',
     ),
     "delivery.redrives": ('max_over_time({name}{{arm="effectively_once",outcome="returned"}}[15m]) > 0',),
     "delivery.redeliveries": ('sum(max_over_time({name}{{arm="effectively_once"}}[15m])) > 0',),
