@@ -65,8 +65,8 @@ class Outcome(msgspec.Struct, frozen=True):
 class Strike:
     """The actions of the cells of one process, one after the other."""
 
-    def __init__(self, home: Home, cells: Sequence[Cell], say: Say) -> None:
-        self._home, self._say = home, say
+    def __init__(self, home: Home, cells: Sequence[Cell], say: Say, action_s: float = ACTION_S) -> None:
+        self._home, self._say, self._action_s = home, say, action_s
         self._queue = [(cell, action) for cell in cells for action in cell.actions]
         self._since = 0.0
         self.done: dict[str, list[Done]] = {cell.name: [] for cell in cells}
@@ -86,7 +86,7 @@ class Strike:
             return
         entry = next((e for e in armed if (e["failpoint"], e["arm"]) == (cell.failpoint, cell.selector)), None)
         counts = Done(action, entry["passes"], entry["acted"]) if entry else Done(action, 0, 0)
-        allowed_s = CHANCE_S if counts.by_chance else ACTION_S
+        allowed_s = CHANCE_S if counts.by_chance else self._action_s
         if (entry and entry["spent"]) or time.monotonic() > self._since + allowed_s:
             self._say(f"{action:<20} {cell.name}: passed {counts.passes}, acted {counts.acted}")
             self.done[cell.name].append(counts)
@@ -136,7 +136,9 @@ class Command:
         return ["replay", "--arm", REPLAYED_INTO, *window, "--id", f"{self._id}-{self._number}"]
 
 
-def carry_out(home: Home, round_: Round, run: str, seed: int, say: Say) -> Outcome:
+def carry_out(
+    home: Home, round_: Round, run: str, seed: int, say: Say, *, action_s: float = ACTION_S
+) -> Outcome:  # fmt: skip
     """Strike the cells of a round under load, drain and audit. The lab must be up, with faults."""
     client.clear(home)
     until_ready(home)
@@ -145,7 +147,7 @@ def carry_out(home: Home, round_: Round, run: str, seed: int, say: Say) -> Outco
     by_process: dict[tuple[str, str], list[Cell]] = {}
     for cell in round_.cells:
         by_process.setdefault((cell.process, cell.account), []).append(cell)
-    strikes = [Strike(home, cells, say) for cells in by_process.values()]
+    strikes = [Strike(home, cells, say, action_s) for cells in by_process.values()]
     commands = [Command(home, process, run) for process, _ in by_process if process in COMMANDS]
     try:
         provocations.arm()
