@@ -196,16 +196,17 @@ class Live:
 
         They stay counted, and whatever happens to one of them takes it off the shelf again.
         """
-        for arm, published in self.published.items():
-            for key in _oldest(published.copies.keys(), keep):
-                if isinstance(key, bytes) and not self._is_open(key):
-                    self._put(arm, key)
-        for place in self._publishers:
-            said = answers[place.arm.name, place.kind.name]
-            for name in _oldest(place.intents.by_key.keys(), keep):
-                if name not in place.accept.open:
-                    self._put_name(place, name)
-                    said.forget(name)
+        with self._shelf.writing():
+            for arm, published in self.published.items():
+                for key in _oldest(published.copies.keys(), keep):
+                    if isinstance(key, bytes) and not self._is_open(key):
+                        self._put(arm, key)
+            for place in self._publishers:
+                said = answers[place.arm.name, place.kind.name]
+                for name in _oldest(place.intents.by_key.keys(), keep):
+                    if name not in place.accept.open:
+                        self._put_name(place, name)
+                        said.forget(name)
 
     def _put(self, arm: str, key: bytes) -> None:
         published, is_main = self.published[arm], arm == DEFAULT_PUBLISHER

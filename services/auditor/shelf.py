@@ -1,6 +1,8 @@
 """What is settled and old, on disk: the auditor's memory must not grow with the lab's age."""
 
+import contextlib
 import sqlite3
+from collections.abc import Iterator
 from typing import Final
 
 import msgspec
@@ -41,6 +43,15 @@ class Shelf:
         self._file.execute(_TABLE)
         self._messages = msgspec.msgpack.Decoder(Settled).decode
         self._intents = msgspec.msgpack.Decoder(Intended).decode
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[None]:
+        """What is put within goes to the file at its end."""
+        self._file.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._file.execute("COMMIT")
 
     def put(self, publisher: str, key: bytes, settled: Settled) -> None:
         """Keep a message of a publisher arm."""
