@@ -109,9 +109,10 @@ class Taking:
     async def _new_intents(self, arm: PublisherArm, kind: Kind, now: float) -> None:
         cursor, server, database = self._intents[arm.name, kind.name], self._settings.postgres, arm.database(kind)
         snapshot = await self._snapshot(server, database)
-        rows = await self._fetch(server, database, "intents_after", cursor.floor, cursor.overlap + _ROWS)
+        limit = cursor.overlap + _ROWS
+        rows = await self._fetch(server, database, "intents_after", cursor.floor, limit)
         fresh = cursor.take([row[0] for row in rows], now, *snapshot)
-        self._may_be_behind(rows, cursor)
+        self._may_be_behind(rows, limit)
         for message_id, key, digest, run in rows:
             if message_id in fresh:
                 self.live.take_intent(arm.name, kind.name, message_id.bytes, key, digest, run)
@@ -159,9 +160,10 @@ class Taking:
                 continue
             cursor, waiting = self._records[arm.name], self._pending[arm.name]
             snapshot = await self._snapshot(*payments)
-            rows = await self._fetch(*payments, "records_after", cursor.floor, cursor.overlap + _ROWS, arm=arm)
+            limit = cursor.overlap + _ROWS
+            rows = await self._fetch(*payments, "records_after", cursor.floor, limit, arm=arm)
             fresh = cursor.take([row[0] for row in rows], now, *snapshot)
-            self._may_be_behind(rows, cursor)
+            self._may_be_behind(rows, limit)
             for seq, status, *rest in rows:
                 if seq in fresh:
                     waiting[seq] = application(rest)
@@ -175,9 +177,10 @@ class Taking:
     async def _new_calls(self, now: float) -> None:
         provider = self._settings.ledger, "provider"
         snapshot = await self._snapshot(*provider)
-        rows = await self._fetch(*provider, "applications_after", self._calls.floor, self._calls.overlap + _ROWS)
+        limit = self._calls.overlap + _ROWS
+        rows = await self._fetch(*provider, "applications_after", self._calls.floor, limit)
         fresh = self._calls.take([row[0] for row in rows], now, *snapshot)
-        self._may_be_behind(rows, self._calls)
+        self._may_be_behind(rows, limit)
         effects = {arm.name: arm.effects for arm in self._consumers}
         for seq, account, effect, *rest, amount_cents, currency, customer_id in rows:
             if seq in fresh and effect in effects.get(account, ()):
@@ -228,8 +231,8 @@ class Taking:
             self._begin_again()
         self._rows = counted
 
-    def _may_be_behind(self, rows: Collection[Any], cursor: Cursor[Any]) -> None:
-        self.behind = self.behind or len(rows) >= _ROWS
+    def _may_be_behind(self, rows: Collection[Any], limit: int) -> None:
+        self.behind = self.behind or len(rows) >= limit
 
     async def _snapshot(self, server: str, database: str) -> tuple[int, int]:
         ((xmin, xmax),) = await self._fetch(server, database, "snapshot_now")

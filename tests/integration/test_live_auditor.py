@@ -21,6 +21,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from services.auditor import taking
 from services.auditor.live import GRACE_S, Found
 from services.auditor.taking import Taking
 from services.domain.arms import PUBLISHER_ARMS
@@ -46,6 +47,9 @@ class Watch:
         """Take in all there is, and judge it now and a grace later."""
         held = await self.taking.look()
         while self.taking.behind:
+            for found in self.taking.live.settle(held):
+                self._note(found)
+            self.taking.live.forget(0, held.answers)
             held = await self.taking.look()
         for _ in range(2):
             done = self.taking.live.judge(held, time.time() + self.ahead_s)
@@ -64,9 +68,14 @@ class Watch:
         return {place[:2]: many for place, many in self.bad.items() if place[2] == message_id and many}
 
 
-@pytest.fixture
-async def watch(settings: Settings, tmp_path: Path) -> AsyncIterator[Watch]:
+@pytest.fixture(params=[20_000, 10], ids=["at-once", "bit-by-bit"])
+async def watch(
+    settings: Settings, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Watch]:
+    """`bit-by-bit`: as an old lab is read, so much of each place in a look, and what is settled is put away."""
     (tmp_path / "ledger").mkdir()
+    for bound in ("_ROWS", "_RECORDS"):
+        monkeypatch.setattr(taking, bound, request.param)
     async with opened(World(settings, tmp_path / "ledger")) as world:
         watching = Watch(world, tmp_path)
         await watching.look()
