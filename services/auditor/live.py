@@ -228,13 +228,12 @@ class Live:
 
     def _recall(self, arm: str, key: Key) -> None:
         """Take a message off the shelf, if it lies there. Ids are of their time: a new one is not looked for."""
-        published = self.published[arm]
-        if not isinstance(key, bytes) or key > self._floors[arm] or published.copies[key]:
+        if not isinstance(key, bytes) or key > self._floors.get(arm, b"") or self.published[arm].copies[key]:
             return
         settled = self._shelf.take(arm, key)
         if settled is None:
             return
-        published.restore(key, settled.copies, settled.facts, settled.wanted)
+        self.published[arm].restore(key, settled.copies, settled.facts, settled.wanted)
         if settled.kind:
             self._publisher(arm, settled.kind).intents.promised[key] = settled.promised
         if settled.counts:
@@ -309,8 +308,7 @@ class Live:
     def take_application(self, arm: str, effect: str, found: Application, now: float) -> None:
         """An effect was applied."""
         cell, at = self._cells[arm, effect], found.at
-        if DEFAULT_PUBLISHER in self.published:
-            self._recall(DEFAULT_PUBLISHER, found.key)
+        self._recall(DEFAULT_PUBLISHER, found.key)
         if not self._main.copies[found.key] and at.offset < self.heads.get((at.topic, at.partition), 0):
             return  # its record may be one that the broker has dropped
         if found.key not in self._main.wanting(effect):
@@ -348,9 +346,7 @@ class Live:
 
     def places_of(self, arm: str, key: Key) -> list[Coordinates]:
         """Where the copies of a message lie that the arm publishes, or reads."""
-        publisher = arm if arm in self.published else DEFAULT_PUBLISHER
-        if publisher in self.published:
-            self._recall(publisher, key)
+        self._recall(arm if arm in self.published else DEFAULT_PUBLISHER, key)
         return list(self.published.get(arm, self._main).copies[key])
 
     def settle(self, held: "Held") -> list[Found]:

@@ -34,7 +34,7 @@ class Intended(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Shelf:
-    """Two tables in a file without a name: SQLite makes it in SQLITE_TMPDIR, and it is gone when the process is."""
+    """A table in a file without a name: SQLite makes it in SQLITE_TMPDIR, and it is gone when the process is."""
 
     def __init__(self) -> None:
         self._file = sqlite3.connect("", isolation_level=None, check_same_thread=False)

@@ -136,8 +136,7 @@ async def test_at_most_once_doubles_nothing_when_it_is_frozen_beyond_its_session
     async with alone_at_the_end(bench, "at_most_once"):
         await scale(bench, "at_most_once", 2)
         sending = asyncio.create_task(bench.send_messages(6000, "record", customers=200))
-        await asyncio.sleep(0)
-        charged = await bench.send_messages(100, "record,charge")
+        charged = await asyncio.create_task(bench.send_messages(100, "record,charge"))  # begun after the others
         await bench.act("freeze", "arm.at_most_once#0")
         sent = [*charged, *await sending, *await bench.send_messages(500, "record")]
         await until(partial(at_the_end, bench, "at_most_once"), "the other one to have read everything", 180)
