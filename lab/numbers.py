@@ -27,7 +27,8 @@ _TRUST: Final = (
     (
         "Do the counters tell the truth?",
         "`lab telemetry gap`, `delivery_audit_telemetry_gap`: 0 after the drain and one more scrape",
-        "a gap in the middle of a run that is explained: rows that came after the last scrape of their life",
+        "a gap that is explained: rows that came after the last scrape of their life, and rows whose writer had no "
+        "answer (it counted `uncertain`, for the provider did not answer in time or was killed)",
     ),
     (
         "How far behind is an arm?",

@@ -103,9 +103,9 @@ def gap(
 
 def _show(gaps: Sequence[SignalGap]) -> None:
     table = Table("arm", "signal", box=None)
-    for heading in ("rows", "counted", "after the last scrape", "unexplained"):
+    for heading in ("rows", "counted", "after the last scrape", "without an answer", "unexplained"):
         table.add_column(heading, justify="right")
     for one in gaps:
-        figures = (one.rows, one.counted, one.after_scrape, one.unexplained)
+        figures = (one.rows, one.counted, one.after_scrape, one.unanswered, one.unexplained)
         table.add_row(one.arm, one.signal, *map(str, figures), style="red" if one.unexplained else "")
     out.print(table)

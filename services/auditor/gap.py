@@ -39,6 +39,7 @@ class LifeGap(msgspec.Struct, frozen=True):
     rows: int
     counted: int
     after_scrape: int
+    unanswered: int
     unexplained: int
 
 
@@ -50,6 +51,7 @@ class SignalGap(msgspec.Struct, frozen=True):
     rows: int
     counted: int
     after_scrape: int
+    unanswered: int
     unexplained: int
     lives: list[LifeGap]
 
@@ -124,16 +126,16 @@ async def _signal(
     found = await store.fetch(_LIVES.replace("{source}", source), lives, *times, explains_s, since)
     rows = {row["life"]: Rows(row["rows"], row["certain"], row["possible"], row["late"]) for row in found}
     gaps = [_life(arm, signal, life, rows.get(life, Rows(0, 0, 0)), scrapes.get(life)) for life in {*rows, *scrapes}]
-    sum_ = total(Gap(one.rows, one.counted, one.after_scrape, one.unexplained) for one in gaps)
+    sum_ = total(Gap(one.rows, one.counted, one.after_scrape, one.unanswered, one.unexplained) for one in gaps)
     open_ = sorted((one for one in gaps if one.rows != one.counted), key=lambda one: (one.process, one.life))
-    return SignalGap(arm.name, signal, sum_.rows, sum_.counted, sum_.after_scrape, sum_.unexplained, open_)
+    return SignalGap(arm.name, signal, **msgspec.structs.asdict(sum_), lives=open_)
 
 
 def _life(arm: ConsumerArm, signal: str, life: str, rows: Rows, last: LastScrape | None) -> LifeGap:
     counted, uncertain = (_COUNTED[signal](last, arm), _uncertain(last, arm, signal)) if last is not None else (0, 0)
     gap = gap_of(rows, counted, uncertain)
     process = last.process if last is not None else ""
-    return LifeGap(life, process, signal, gap.rows, gap.counted, gap.after_scrape, gap.unexplained)
+    return LifeGap(life, process, signal, **msgspec.structs.asdict(gap))
 
 
 def _effect(effect: str) -> Callable[[LastScrape, ConsumerArm], int]:

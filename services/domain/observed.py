@@ -47,6 +47,7 @@ class Gap(msgspec.Struct, frozen=True):
     rows: int
     counted: int
     after_scrape: int  # rows from after `counted_until`
+    unanswered: int  # rows whose writer had no answer, so that it could not count them
     unexplained: int
 
     @property
@@ -61,19 +62,21 @@ def gap_of(rows: Rows, counted: int, uncertain: int = 0) -> Gap:
     `uncertain`: effects that the life says it may have caused without having had an answer. What it counted must lie
     between what it surely did before the scrape, less those, and what it can have done by the scrape's answer.
     """
-    too_few = max(0, rows.certain - uncertain - counted)
+    too_few = max(0, rows.certain - counted)
     too_many = max(0, counted - rows.possible)
-    return Gap(rows.all, counted, rows.all - rows.certain, too_few + too_many + rows.late)
+    unanswered = min(too_few, uncertain)
+    return Gap(rows.all, counted, rows.all - rows.certain, unanswered, too_few - unanswered + too_many + rows.late)
 
 
 def total(gaps: Iterable[Gap]) -> Gap:
     """The sum over lives."""
-    found = Gap(0, 0, 0, 0)
+    found = Gap(0, 0, 0, 0, 0)
     for gap in gaps:
         found = Gap(
             found.rows + gap.rows,
             found.counted + gap.counted,
             found.after_scrape + gap.after_scrape,
+            found.unanswered + gap.unanswered,
             found.unexplained + gap.unexplained,
         )
     return found

@@ -45,8 +45,10 @@ def test_counts_of_what_was_not_done_are_unexplained(times: list[float], more: i
 def test_an_effect_without_an_answer_may_be_there_or_not(times: list[float], uncertain: int) -> None:
     rows = rows_of(times, Scrape(100, 100))
     unanswered = min(uncertain, rows.all)
-    assert gap_of(rows, rows.all - unanswered, uncertain).unexplained == 0
-    assert gap_of(rows, rows.all, uncertain).unexplained == 0
+    gap = gap_of(rows, rows.all - unanswered, uncertain)
+    assert (gap.missing, gap.unanswered, gap.unexplained) == (unanswered, unanswered, 0)
+    gap = gap_of(rows, rows.all, uncertain)
+    assert (gap.missing, gap.unanswered, gap.unexplained) == (0, 0, 0)
 
 
 def test_a_life_that_was_never_scraped_explains_all_its_rows() -> None:
@@ -61,4 +63,4 @@ def test_what_a_life_did_long_after_its_last_scrape_is_unexplained(times: list[f
 
 
 def test_lives_are_summed_and_do_not_make_up_for_each_other() -> None:
-    assert total([gap_of(Rows(5, 5, 5), 3), gap_of(Rows(5, 5, 5), 7)]) == Gap(10, 10, 0, 4)
+    assert total([gap_of(Rows(5, 5, 5), 3), gap_of(Rows(5, 5, 5), 7)]) == Gap(10, 10, 0, 0, 4)
