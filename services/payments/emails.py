@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 from services.domain.circuit import Permit, Wait
-from services.domain.failure_policy import Failure
+from services.domain.failure_policy import GIVE_UP_AFTER_S, Failure
 from services.domain.messages import Coordinates
 from services.failpoints import InjectedError
 from services.payments.ledger import FiledLetter
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 IDLE_S: Final = 0.5
 SWEEP_EVERY_S: Final = 5.0
 CLAIM_LASTS: Final = 5  # call time-outs: far longer than a live claimant takes
-PAUSE_S: Final = 1.0  # after a refusal that came before anything happened
+PAUSE_S: Final = 1.0  # after a refusal that came before anything happened, unless it asks for longer (Retry-After)
 
 
 class EmailSender:
@@ -33,6 +33,7 @@ class EmailSender:
         self._tools = tools
         self._wake = asyncio.Event()
         self._swept = 0.0
+        self._quiet_until = 0.0  # nothing is claimed before
         self._batch = max(1, tools.settings.provider_concurrency)  # what is claimed is called at once
         self._claim_lasts_s = CLAIM_LASTS * tools.settings.provider_timeout_s
 
@@ -63,6 +64,8 @@ class EmailSender:
         one email, because one that fails there without an answer is uncertain for ever.
         """
         tools, circuit = self._tools, self._tools.provider.circuit
+        if time.monotonic() < self._quiet_until:
+            return False
         permit = circuit.ask(time.monotonic())
         if isinstance(permit, Wait):
             return False  # nothing is claimed that cannot be sent at once
@@ -92,7 +95,7 @@ class EmailSender:
                 await tools.failpoints.hit("process.after_email_claimed_before_sent")
             states = await asyncio.gather(*(self._send(row, permit) for row in rows))
         except InjectedError as error:
-            states = [_state_after(failure_of(error))] * len(rows)
+            states = [self._state_after(failure_of(error))] * len(rows)
         refused = [row for row, state in zip(rows, states, strict=True) if state == "refused"]
         await tools.park([_letter(row) for row in refused])
         await tools.ledger.fetch("settle_emails", [row["message_id"] for row in rows], states, tools.life)
@@ -101,8 +104,6 @@ class EmailSender:
         for row, state in zip(rows, states, strict=True):
             if state == "uncertain":
                 self._uncertain(row, tools.life)
-        if "pending" in states:
-            await asyncio.sleep(PAUSE_S)
 
     async def _send(self, row: Any, permit: Permit) -> str:
         """One call, never repeated: the state that the row gets."""
@@ -111,9 +112,17 @@ class EmailSender:
         try:
             await self._tools.provider.email(row["message_id"], row["customer_id"], at, permit=permit)
         except CallFailed as error:
-            state, failed = _state_after(error.failure), error.failure.reason
+            state, failed = self._state_after(error.failure), error.failure.reason
         self._trace(row, start_ns, state, failed)
         return state
+
+    def _state_after(self, failure: Failure) -> str:
+        """A refusal that surely came before anything happened leads back; anything else is not known."""
+        if failure.reason in ("connection", "rate_limited"):
+            pause_s = max(PAUSE_S, min(failure.retry_after_s, GIVE_UP_AFTER_S))
+            self._quiet_until = max(self._quiet_until, time.monotonic() + pause_s)
+            return "pending"
+        return "uncertain" if failure.retryable else "refused"
 
     def _trace(self, row: Any, start_ns: int, state: str, failed: str) -> None:
         """The span of a call: of one that failed in a trace of its own, if its message has none."""
@@ -147,10 +156,3 @@ def _letter(row: Any) -> FiledLetter:
     letter = Letter(at, row["message_id"], "refused", "email: the provider refuses it for ever")
     now_ms = int(time.time() * 1000)
     return FiledLetter(letter=letter, run=row["run"], first_failure_ms=now_ms, last_failure_ms=now_ms)
-
-
-def _state_after(failure: Failure) -> str:
-    """A refusal that surely came before anything happened leads back; anything else is not known."""
-    if failure.reason in ("connection", "rate_limited"):
-        return "pending"
-    return "uncertain" if failure.retryable else "refused"

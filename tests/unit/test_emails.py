@@ -159,6 +159,22 @@ async def test_the_email_of_a_trial_is_sent_again_only_if_it_surely_was_not(
     assert bench.circuit.state == ("closed" if closes else "open")
 
 
+async def test_what_the_provider_asks_for_is_waited_and_nothing_claimed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench, now = Bench(tmp_path, BATCH), 1000.0
+    monkeypatch.setattr("services.payments.emails.time.monotonic", lambda: now)
+    bench.line.error = CallFailed(of_http(429, retry_after_s=7))
+    await bench.send()
+    bench.line.error = None
+    now += 6.9
+    assert not await bench.send()
+    assert (bench.rows.count("pending"), bench.line.calls) == (BATCH, BATCH)
+    now += 0.2
+    await bench.send()
+    assert bench.rows.count("sent") == BATCH
+
+
 async def test_without_an_email_to_send_the_trial_is_left_to_others(tmp_path: Path) -> None:
     bench = Bench(tmp_path, 0)
     bench.open()
