@@ -16,10 +16,12 @@ import msgspec
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
+from lab.output import Exit
 from services.settings import Settings
 from services.stack import control
 from services.stack.checks import ports
 from services.stack.home import Home
+from tests.waiting import PASSING, NotAnswered
 
 
 class Infra(msgspec.Struct, frozen=True):
@@ -39,6 +41,11 @@ OF_THE_LAB = (
     "tests/integration/test_faults.py",
     "tests/integration/test_more_arms.py",
 )
+
+
+# Of the session's lab: a machine that stands still for a moment is no provider that does not answer. Time-outs are
+# tested in labs of their own.
+SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -124,14 +131,17 @@ class Lab(msgspec.Struct, frozen=True):
     def run(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
         """Run `lab WORDS`, whatever comes of it."""
         command = [str(Path(sys.executable).with_name("lab")), *words]
-        environment = {**os.environ, "LAB_HOME": str(self.home.path), "LAB_PORT_BASE": str(self.home.port_base)}
+        place = {"LAB_HOME": str(self.home.path), "LAB_PORT_BASE": str(self.home.port_base)}
+        environment = {**os.environ, **SETTINGS, **place}
         return subprocess.run(
             command, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False
         )  # fmt: skip
 
     def cli(self, *words: str, exits: int = 0, timeout_s: float = 120) -> str:
-        """Run `lab WORDS` and return its stdout; asserts the exit code."""
+        """Run `lab WORDS` and return its stdout; asserts the exit code. Raises NotAnswered when a part is away."""
         done = self.run(*words, timeout_s=timeout_s)
+        if exits != done.returncode == Exit.NOT_UP:
+            raise NotAnswered(f"{' '.join(words)}: {done.stderr[-2000:]}")
         assert done.returncode == exits, f"{' '.join(words)} exits {done.returncode}: {done.stderr[-2000:]}"
         return done.stdout
 
@@ -141,10 +151,16 @@ class Lab(msgspec.Struct, frozen=True):
 
     def until(self, condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 60) -> None:
         """Wait until the condition holds; fails with what was waited for (and, of a function, what there was)."""
-        deadline = time.monotonic() + timeout_s
-        while not condition():
+        deadline, last = time.monotonic() + timeout_s, ""
+        while True:
+            try:
+                if condition():
+                    return
+                last = ""
+            except PASSING as error:
+                last = f"; it fails: {error!r:.500}"
             if time.monotonic() > deadline:
-                pytest.fail(f"waited {timeout_s:g} s for {what if isinstance(what, str) else what()}")
+                pytest.fail(f"waited {timeout_s:g} s for {what if isinstance(what, str) else what()}{last}")
             time.sleep(0.2)
 
     def ready(self, timeout_s: float = 180) -> None:
@@ -187,6 +203,8 @@ class Lab(msgspec.Struct, frozen=True):
     def _waiting(self) -> list[Any]:
         """What waits after at most 20 s of waiting for it."""
         done = self.run("drain", "--timeout", "20s", "--json")
+        if done.returncode == Exit.NOT_UP:
+            return [{"place": done.stderr[-500:]}]
         assert done.stdout, done.stderr[-2000:]
         waiting: list[Any] = json.loads(done.stdout)["waiting"]
         return waiting

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from services.domain.messages import ORDERS
 from services.settings import Settings
 from services.storage.postgres import dsn
+from tests.waiting import until
 
 ROOT = Path(__file__).parent.parent
 WRITTEN = """
@@ -89,7 +90,7 @@ class Place(msgspec.Struct, frozen=True):
 
     async def drained(self, timeout_s: float = 60) -> None:
         """Wait until the outbox is empty."""
-        await until(self._is_empty, timeout_s, "the outbox is empty")
+        await until(self._is_empty, "the outbox is empty", timeout_s)
 
     async def _is_empty(self) -> bool:
         return await self.value("SELECT NOT EXISTS (SELECT FROM outbox)") is True
@@ -149,16 +150,6 @@ class Writer:
             await self._connection.execute(WRITE, names, shards, ORDERS.type, rows, pad)
 
 
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float, what: str) -> None:
-    """Wait until the condition holds. Raises AssertionError that says what did not come true."""
-    try:
-        async with asyncio.timeout(timeout_s):
-            while not await condition():  # noqa: ASYNC110  # states of other processes
-                await asyncio.sleep(0.02)
-    except TimeoutError:
-        raise AssertionError(f"not within {timeout_s:g} s: {what}") from None
-
-
 class Relay:
     """A relay as a process of its own."""
 
@@ -215,7 +206,7 @@ async def shared(*relays: Relay, timeout_s: float = 60) -> None:
         owned = [r.shards() for r in relays]
         return sorted(s for shards in owned for s in shards) == list(range(16)) and max(map(len, owned)) <= fair
 
-    await until(fairly, timeout_s, f"{len(relays)} relays own all shards")
+    await until(fairly, f"{len(relays)} relays own all shards", timeout_s)
 
 
 def first_occurrences(records: Iterable[Published]) -> dict[str, list[UUID]]:

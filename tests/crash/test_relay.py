@@ -12,7 +12,8 @@ from services.relay.source import AWAY
 from services.stack import client, control
 from services.stack.home import Home
 from tests.conftest import free_home, say
-from tests.relaying import Place, Writer, by_key, first_occurrences, until
+from tests.relaying import Place, Writer, by_key, first_occurrences
+from tests.waiting import until
 
 KEYS = [(f"customer-{n}", shard_of(f"customer-{n}")) for n in range(50)]
 KILLS = 5
@@ -84,7 +85,7 @@ async def killed_and_back(lab: Home, name: str) -> None:
         now = process(lab, name)
         return now["restarts"] != before and now["ready"] is True
 
-    await until(back, 120, f"{name} is back")
+    await until(back, f"{name} is back")
 
 
 async def progressed(source: Place) -> None:
@@ -103,7 +104,7 @@ async def progressed(source: Place) -> None:
             )
         return False
 
-    await until(published, 60, "new rows are published")
+    await until(published, "new rows are published")
 
 
 async def check(source: Place) -> int:
@@ -147,7 +148,7 @@ async def test_a_kill_at_a_failpoint_loses_nothing(lab: Home, source: Place, fai
     lives = process(lab, "relay#0")["restarts"]
     await asyncio.to_thread(client.arm, lab, failpoint, "kill nth=3 count=1")
     async with load(source):
-        await until(lambda: _restarted(lab, lives), 120, "the relay was killed and is back")
+        await until(lambda: _restarted(lab, lives), "the relay was killed and is back")
         await progressed(source)
     added = await check(source) - before
     assert added > 0 or not duplicates

@@ -5,8 +5,7 @@ import os
 import signal
 import socket
 import sys
-import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +24,7 @@ from services.settings import Settings
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
 from services.telemetry.tracing import Tracer
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -113,15 +113,6 @@ async def running(module: str, settings: Settings, log_file: Path) -> AsyncItera
         if process.returncode is None:
             process.send_signal(signal.SIGKILL)
         await process.wait()
-
-
-async def until(condition: Callable[[], Awaitable[bool]], timeout_s: float = 60.0) -> None:
-    """Wait until the condition holds. Raises TimeoutError when it does not in time."""
-    end = time.monotonic() + timeout_s
-    while not await condition():
-        if time.monotonic() > end:
-            raise TimeoutError(f"not within {timeout_s:g} s")
-        await asyncio.sleep(0.02)
 
 
 async def _ready(client: Client) -> bool:

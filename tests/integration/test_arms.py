@@ -5,7 +5,6 @@ Every case sends its own records and looks at their ids only. Both arms read the
 
 import asyncio
 import json
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -34,6 +33,7 @@ from services.storage.postgres import statements
 from tests.conftest import free_home, say
 from tests.ids import message_id
 from tests.lettering import WINDOW_S, desk, park
+from tests.waiting import until
 
 ARMS = ("at_least_once", "effectively_once")
 SESSION_S = 6.0
@@ -254,13 +254,6 @@ def lost(applied: Counter[UUID], sent: Sequence[Sent]) -> list[UUID]:
 
 def duplicated(applied: Counter[UUID]) -> list[UUID]:
     return [id_ for id_, times in applied.items() if times > 1]
-
-
-async def until(condition: Callable[[], Awaitable[Any]], what: str, within_s: float = 120) -> None:
-    deadline = time.monotonic() + within_s
-    while not await condition():
-        assert time.monotonic() < deadline, f"waited {within_s:g} s for {what}"
-        await asyncio.sleep(0.1)
 
 
 async def databases(home: Any) -> tuple[Any, Any]:

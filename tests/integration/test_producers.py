@@ -26,7 +26,8 @@ from services.http.database import CONNECTION_WAIT_S, STATEMENT_TIMEOUT_S, Datab
 from services.http.serving import make_app
 from services.settings import Settings
 from services.stack.provision import SERVICES
-from tests.integration.processes import Answer, Client, Wire, adhoc_process, apply, logged, running, serving, until
+from tests.integration.processes import Answer, Client, Wire, adhoc_process, apply, logged, running, serving
+from tests.waiting import until
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

@@ -26,7 +26,8 @@ from services.settings import Settings
 from services.stack.provision import SERVICES
 from services.telemetry.logs import Log
 from services.telemetry.metrics import Metrics
-from tests.integration.processes import Answer, Client, apply, running, serving, until
+from tests.integration.processes import Answer, Client, apply, running, serving
+from tests.waiting import until
 
 CHARGE = {"account": "a", "message_id": "m", "customer_id": "c-1", "amount_cents": 1999, "currency": "EUR"}
 EMAIL = {"account": "a", "message_id": "m", "customer_id": "c-1"}

@@ -17,7 +17,8 @@ from services.relay.session import SETTINGS
 from services.relay.source import AWAY
 from services.settings import Settings
 from services.storage.postgres import connect
-from tests.relaying import Place, Relay, Writer, by_key, first_occurrences, place, relay, shared, until
+from tests.relaying import Place, Relay, Writer, by_key, first_occurrences, place, relay, shared
+from tests.waiting import until
 
 KEYS = [(f"customer-{n}", shard_of(f"customer-{n}")) for n in range(200)]
 INSERT = """
@@ -74,7 +75,7 @@ async def check_copies_have_a_reason(copies: int, *relays: Relay) -> None:
         return any(relay.events(name) for relay in relays for name in ("relay.source_lost", "relay.rewound"))
 
     if copies:
-        await until(told, 60, f"a relay says why there are {copies} copies")
+        await until(told, f"a relay says why there are {copies} copies")
 
 
 async def test_without_a_crash_two_relays_publish_every_row_once_and_each_key_in_order(
@@ -109,11 +110,11 @@ async def test_a_row_that_commits_late_is_published_and_before_later_rows_of_its
         behind = (
             "SELECT count(*) > 3000 FROM written w WHERE NOT EXISTS (SELECT FROM outbox WHERE position = w.position)"
         )
-        await until(lambda: source.value(behind), 60, "thousands of later rows are published")
+        await until(lambda: source.value(behind), "thousands of later rows are published")
         await transaction.commit()
         second = await insert(late, key)
         gone = "SELECT NOT EXISTS (SELECT FROM outbox WHERE key = 'customer-late')"
-        await until(lambda: source.value(gone), 60, "the row is published")
+        await until(lambda: source.value(gone), "the row is published")
     await late.close()
     assert first_occurrences(source.records())[key] == [first, second]
 
@@ -163,7 +164,7 @@ async def test_after_a_sigkill_the_other_relay_takes_over_and_nothing_is_lost(so
     async with relay(source, 0, tmp_path) as one, relay(source, 1, tmp_path) as two, load(source):
         await shared(one, two)
         two.signal(signal.SIGKILL)
-        await until(lambda: owns_all(one), 60, "the other owns all shards")
+        await until(lambda: owns_all(one), "the other owns all shards")
     async with relay(source, 2, tmp_path):
         await check_nothing_is_lost_and_keys_are_in_order(source)
 
@@ -173,9 +174,9 @@ async def test_a_frozen_relay_loses_its_shards_and_thawed_takes_only_its_share(s
         async with load(source):
             await shared(one, two)
             two.signal(signal.SIGSTOP)
-            await until(lambda: owns_all(one), 60, "the other owns all shards")
+            await until(lambda: owns_all(one), "the other owns all shards")
             two.signal(signal.SIGCONT)
-            await until(lambda: _lost(two), 60, "the thawed one saw that its session is over")
+            await until(lambda: _lost(two), "the thawed one saw that its session is over")
             await shared(one, two)
         await check_nothing_is_lost_and_keys_are_in_order(source)
 
@@ -197,7 +198,7 @@ async def test_a_session_whose_answer_nobody_reads_ends_and_frees_its_shards(sou
     connection._transport.pause_reading()  # as in a process that is frozen while an answer is under way
     answer = asyncio.ensure_future(large.fetch())
     assert not await freed()
-    await until(freed, 60, "the shard is free")
+    await until(freed, "the shard is free")
     connection._transport.resume_reading()
     with pytest.raises(AWAY):
         await answer
@@ -214,7 +215,7 @@ async def test_what_the_broker_does_not_take_now_is_said_and_read_again(source: 
         async def rewound() -> bool:
             return bool(one.events("relay.rewound"))
 
-        await until(rewound, 60, "the relay says that it goes back")
+        await until(rewound, "the relay says that it goes back")
         assert set(one.events("relay.rewound")[0]) >= {"source", "failed"}
         assert await connection.fetchval("SELECT count(*) FROM outbox") == 1
     await connection.close()

@@ -15,8 +15,9 @@ from services.stack.debian import PROMETHEUS
 from services.storage.postgres import connect
 from services.storage.slots import drop_slot, ensure_slot
 from tests.conftest import Infra, Lab
-from tests.integration.processes import ROOT, free_port, until
+from tests.integration.processes import ROOT, free_port
 from tests.telemetry.conftest import Prometheus
+from tests.waiting import until
 
 pytestmark = pytest.mark.timeout(600)
 LAG = 'max(delivery_group_lag_seconds{arm="at_most_once"})'

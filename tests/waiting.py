@@ -1,0 +1,39 @@
+"""Waiting on conditions. Who does not answer now, because the machine stands still, has not said no for good."""
+
+import asyncio
+import inspect
+import time
+from collections.abc import Callable
+from typing import Any, Final
+
+from confluent_kafka import KafkaException
+
+from services.auditor.stores import Unreachable
+from services.stack.client import NotUp
+from services.storage.postgres import AWAY
+
+
+class NotAnswered(AssertionError):
+    """A command of the lab says that a part of it does not answer."""
+
+
+PASSING: Final = (*AWAY, KafkaException, NotUp, Unreachable, NotAnswered)  # what a wait goes on after
+
+
+async def until(condition: Callable[[], Any], what: str = "what the test waits for", timeout_s: float = 120) -> None:
+    """Wait until the condition, a function or a coroutine function, holds.
+
+    Raises AssertionError that says what did not come true, and of what the condition failed at last.
+    """
+    deadline, last = time.monotonic() + timeout_s, ""
+    while True:
+        try:
+            async with asyncio.timeout(timeout_s):
+                said = condition()
+                if await said if inspect.isawaitable(said) else said:
+                    return
+            last = ""
+        except PASSING as error:
+            last = f"; it fails: {error!r:.500}"
+        assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}{last}"
+        await asyncio.sleep(0.05)
