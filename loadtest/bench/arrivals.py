@@ -39,7 +39,7 @@ class Arrivals:
         self._thread.join()
         self._consumer.close()
 
-    def wait_for(self, count: int, timeout_s: float = 10.0) -> None:
+    def wait_for(self, count: int, timeout_s: float = 60.0) -> None:
         """Wait until so many have arrived, or the time is over."""
         deadline = time.monotonic() + timeout_s
         while len(self.at) < count and time.monotonic() < deadline:

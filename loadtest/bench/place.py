@@ -25,7 +25,7 @@ from services.stack.parts import PARTS
 from services.stack.spawn import child_setup
 
 Say = Callable[[str], None]
-_READY_S: Final = 30.0
+_READY_S: Final = 120.0
 _STOP_S: Final = 10.0
 _BLOCK: Final = 200  # ports
 

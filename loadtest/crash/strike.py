@@ -29,7 +29,7 @@ RATE: Final = 10.0  # requests a second, at every publisher arm
 LONGEST_LOAD_S: Final = 1800.0
 ACTION_S: Final = 90.0  # in which a place must be passed as often as its action asks for
 CHANCE_S: Final = 20.0  # how long an action by chance has
-READY_S: Final = 90.0
+READY_S: Final = 300.0
 DRAIN_S: Final = 180.0
 LOOK_EVERY_S: Final = 0.25
 

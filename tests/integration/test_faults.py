@@ -248,7 +248,7 @@ def prepare(kafka: str, run: str) -> UUID:
     )
     producer = Producer({"bootstrap.servers": kafka})
     producer.produce("orders.v1", msgspec.json.encode(order), run, headers=headers)
-    assert producer.flush(10) == 0
+    assert producer.flush(60) == 0
     return message_id
 
 
@@ -282,7 +282,7 @@ def headers_at(kafka: str, partition: int, offset: int) -> Any:
     """The headers of one record."""
     consumer = Consumer({"bootstrap.servers": kafka, "group.id": "test", "enable.auto.commit": False})
     consumer.assign([TopicPartition("orders.v1", partition, offset)])
-    (message,) = consumer.consume(1, 10)
+    (message,) = consumer.consume(1, 60)
     consumer.close()
     assert message.offset() == offset
     return message.headers()

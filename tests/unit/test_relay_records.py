@@ -146,7 +146,7 @@ class Made:
 
     async def send(self, *keys: str) -> list[Failure]:
         records = [("t", key.encode(), b"", [("h", b"")]) for key in keys]
-        return await asyncio.wait_for(self.producer.send(records), 5)
+        return await asyncio.wait_for(self.producer.send(records), 60)
 
 
 async def test_a_record_that_is_too_large_does_not_keep_the_rest_of_its_batch() -> None:
