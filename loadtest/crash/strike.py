@@ -14,6 +14,7 @@ import msgspec
 
 from loadtest.crash.cells import REPLAYED_INTO, Cell, Round
 from loadtest.crash.provoke import Provocations, arm
+from loadtest.nemesis import told
 from loadtest.run import start
 from services.auditor.audit import audit
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
@@ -140,7 +141,7 @@ def carry_out(
     home: Home, round_: Round, run: str, seed: int, say: Say, *, action_s: float = ACTION_S
 ) -> Outcome:  # fmt: skip
     """Strike the cells of a round under load, drain and audit. The lab must be up, with faults."""
-    client.clear(home)
+    told(lambda: client.clear(home))
     until_ready(home)
     load = start(home, RATE, LONGEST_LOAD_S, seed, run)
     provocations = Provocations(home, [cell.needs for cell in round_.cells], run, seed)
@@ -165,7 +166,7 @@ def carry_out(
         raise
     finally:
         load.stop()
-        client.clear(home)
+        told(lambda: client.clear(home))
         provocations.stop()
     for command in commands:
         command.finish()

@@ -10,6 +10,8 @@ import asyncpg
 import msgspec
 import pytest
 
+from lab.output import Exit
+from services.domain.messages import ORDERS
 from tests.conftest import Lab
 
 pytestmark = [pytest.mark.usefixtures("swept"), pytest.mark.timeout(1800)]  # each drain has five minutes
@@ -60,6 +62,16 @@ async def bench(lab: Lab) -> AsyncIterator[Bench]:
     await provider.close()
 
 
+def replay(lab: Lab, *words: str, exits: int = 0) -> str:
+    """`lab replay WORDS`; said again, as it promises to go on, while the broker had no answer: four times at most."""
+    for _ in range(4):
+        done = lab.run("replay", *words)
+        if done.returncode != Exit.NOT_UP:
+            break
+    assert done.returncode == exits, done.stderr[-2000:]
+    return done.stdout
+
+
 async def test_a_replay_killed_half_way_and_resumed_adds_nothing_in_effectively_once_and_is_counted_in_at_least_once(
     bench: Bench,
 ) -> None:
@@ -74,13 +86,16 @@ async def test_a_replay_killed_half_way_and_resumed_adds_nothing_in_effectively_
     assert counted["records"] > 50
     for arm in before:
         lab.cli("fault", "arm", "replay.half_way", "kill count=1")
-        lab.cli("replay", "--arm", arm, *window, "--id", f"t-{arm}", exits=-signal.SIGKILL)
-        done = json.loads(lab.cli("replay", "--id", f"t-{arm}", "--json"))
+        replay(lab, "--arm", arm, *window, "--id", f"t-{arm}", exits=-signal.SIGKILL)
+        done = json.loads(replay(lab, "--id", f"t-{arm}", "--json"))
         assert done["copied_before"] + done["copied"] == counted["records"]
     lab.drain()
     assert await bench.effects("effectively_once", run) == before["effectively_once"]
     hits = "SELECT count(DISTINCT message_id) FROM effectively_once.dedup_hits WHERE reason = 'replay' AND at >= $1"
-    assert await bench.payments.fetchval(hits, begun) == counted["records"]
+    orders = "SELECT count(*) FROM effectively_once.records WHERE run = $1 AND type = $2"
+    wanted = await bench.payments.fetchval(orders, run, ORDERS.type)
+    assert 50 < wanted <= counted["records"]  # the relay may have published a row twice
+    assert await bench.payments.fetchval(hits, begun) == wanted
     after = await bench.effects("at_least_once", run)
     assert after.records[0] >= before["at_least_once"].records[0] + counted["records"]
     assert after.records[1] == before["at_least_once"].records[1]

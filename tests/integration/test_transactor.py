@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from uuid import uuid4
 
+import msgspec
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
@@ -23,10 +24,15 @@ async def topic(infra: Infra) -> AsyncIterator[str]:
 
 
 async def test_a_transaction_can_be_given_up_right_after_another(settings: Settings, topic: str) -> None:
-    """Without waiting for the first acknowledgement some of these are fatal: librdkafka issue 4849."""
+    """Without waiting for the first acknowledgement some of these are fatal: librdkafka issue 4849.
+
+    The broker gives a transaction a minute: what it aborts itself, because the machine stood still, looks the same.
+    """
+    patient = msgspec.structs.replace(settings, session_timeout_s=40)
 
     def give_up() -> None:
-        transactor = Transactor(topic, [topic], settings, lambda: None)
+        transactor = Transactor(topic, [topic], patient, lambda: None)
+        assert transactor.expires_s == 60
         try:
             for number in range(TIMES):
                 for end in (transactor.commit, transactor.abort):
