@@ -84,7 +84,8 @@ class Nemesis:
 
     @property
     def faults(self) -> list[Fault]:
-        """Every fault of the run so far."""
+        """Every fault of the run so far; the end of one is written down a moment after its process is ready again."""
+        self._reader.new()
         return list(self._reader.faults.values())
 
     @property
