@@ -5,11 +5,13 @@ Every case sends its own records and looks at their ids only.
 
 import asyncio
 import contextlib
+import json
+import time
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from functools import partial
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
@@ -17,7 +19,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartiti
 from services.broker.reader import bounds, committed
 from services.broker.topics import MAIN_TOPICS
 from services.domain.arms import CONSUMER_ARMS
-from services.domain.failure_policy import ATTEMPTS
+from services.domain.failure_policy import ATTEMPTS as TRIES
 from services.domain.forwarding import ORIGIN, Forwarding, forwarded
 from services.domain.messages import Coordinates
 from services.stack import client
@@ -31,10 +33,21 @@ from tests.integration.test_arms import (
     id_of,
     lost,
     message,
-    until,
 )
+from tests.pace import watched
+from tests.waiting import until
 
 ARM_KT = "kafka_transactions"
+ATTEMPTS = 4  # of a case that a stand-still of the machine disturbs; the last one is held to
+FAILURES = (
+    "effect.dropped",
+    "message.deferred",
+    "transaction.aborted",
+    "transaction.fenced",
+    "process.started",
+    "offset.revoked",
+    "offset.commit_failed",
+)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -61,37 +74,57 @@ async def settled(bench: Bench, arm: str) -> None:
         return  # what it has committed is done
 
     async def applied() -> bool:
-        counts = Counter(
-            (event["event"], event["life"])
-            for name in ("offset.committed", "offset.applied")
-            for event in bench.events(f"arm.{arm}#0", name)
+        """Since the last revocation: what was in hand for too long then is given up."""
+        told = in_order(
+            bench, f"arm.{arm}#0", "process.started", "offset.revoked", "offset.committed", "offset.applied"
         )
-        life = bench.events(f"arm.{arm}#0", "process.started")[-1]["life"]
-        return counts["offset.committed", life] == counts["offset.applied", life]
+        counts = Counter[str]()
+        for name in told:
+            if name in ("process.started", "offset.revoked"):
+                counts.clear()
+            counts[name] += 1
+        return counts["offset.committed"] == counts["offset.applied"]
 
     await until(applied, f"{arm} to have applied what it has committed")
 
 
+def in_order(bench: Bench, process: str, *names: str) -> list[str]:
+    """Which of these events a process has told of, all lives."""
+    lines = bench.home.log_file(process).read_text().splitlines()
+    events = (json.loads(line)["event"] for line in lines if any(f'"{name}"' in line for name in names))
+    return [event for event in events if event in names]
+
+
 async def undisturbed(bench: Bench, arm: str, attempt: Callable[[], Awaitable[list[Sent]]]) -> list[Sent]:
-    """What was sent while nothing failed: on a slow machine the provider may be late by itself; three attempts."""
+    """What was sent while nothing failed: on a slow machine the provider or the group is late; four attempts."""
     sent: list[Sent] = []
-    for _ in range(3):
-        before = failures(bench, arm)
+    for _ in range(ATTEMPTS):
+        before, received = failures(bench, arm), len(bench.events(f"arm.{arm}#0", "offset.received"))
         sent = await attempt()
-        if failures(bench, arm) == before:
+        once = arm != "stock_faust" or set(receptions(bench, arm, sent, received).values()) == {1}
+        if once and failures(bench, arm) == before:
             break
     return sent
 
 
-def failures(bench: Bench, arm: str) -> Counter[str]:
+def failures(bench: Bench, arm: str, number: int = 0, *, but: Collection[str] = ()) -> Counter[str]:
     """How often each thing happened that tells of a failure; stock_faust tells of none, it does not get to the end."""
-    process = f"arm.{arm}#0"
-    names = ("effect.dropped", "message.deferred", "transaction.aborted", "transaction.fenced", "process.started")
-    found = Counter({name: len(bench.events(process, name)) for name in names})
+    process = f"arm.{arm}#{number}"
+    found = Counter({name: len(bench.events(process, name)) for name in FAILURES if name not in but})
     if arm == "stock_faust":
         ended = len(bench.events(process, "offset.applied"))
         found["not applied"] = len(bench.events(process, "offset.received")) - ended
     return found
+
+
+def receptions(bench: Bench, arm: str, sent: Sequence[Sent], after: int) -> dict[str, int]:
+    """How often stock_faust received each of these records, `after` so many receptions of the past.
+
+    A rebalance may bring some again and pass others, and no event tells of it.
+    """
+    received = bench.events(f"arm.{arm}#0", "offset.received")[after:]
+    found = Counter(f"{event['topic']}/{event['partition']}/{event['first_offset']}" for event in received)
+    return {one.at: found[one.at] for one in sent}
 
 
 async def restarted(bench: Bench, process: str, after: int) -> None:
@@ -187,10 +220,14 @@ async def test_stock_faust_does_everything_once_while_nothing_fails(bench: Bench
 
 
 async def test_stock_faust_loses_messages_whose_call_failed_and_commits_past_them(bench: Bench, lab: Lab) -> None:
-    await bench.arm("provider.before_applying", "error:http_500 nth=10 count=2 arm=stock_faust")
-    sent = await bench.send_messages(200, "record,charge")
-    await asyncio.to_thread(lab.drain)
-    await asyncio.to_thread(client.clear, bench.home)
+    for _ in range(ATTEMPTS):
+        received = len(bench.events("arm.stock_faust#0", "offset.received"))
+        await bench.arm("provider.before_applying", "error:http_500 nth=10 count=2 arm=stock_faust")
+        sent = await bench.send_messages(200, "record,charge")
+        await asyncio.to_thread(lab.drain)
+        await asyncio.to_thread(client.clear, bench.home)
+        if max(receptions(bench, "stock_faust", sent, received).values()) < 2:
+            break  # else a rebalance brought again what was passed
     applied = await bench.applied("stock_faust", "record", sent)
     assert 2 <= len(lost(applied, sent)) < len(sent), "each exception restarts the agent, after five seconds"
 
@@ -269,7 +306,21 @@ async def changed(bench: Bench, failpoint: str, before: dict[str, int]) -> list[
 
 @pytest.mark.parametrize("arm", [ARM_KT, "at_most_once"])
 async def test_a_replica_that_is_asked_to_end_finishes_what_it_has_begun(bench: Bench, arm: str) -> None:
-    await scale(bench, arm, 2)
+    with watched() as pace:
+        for _ in range(ATTEMPTS):
+            await scale(bench, arm, 2)
+            before, began = disturbances(bench, arm), time.monotonic()
+            code, applied = await _leave(bench, arm)
+            if disturbances(bench, arm) == before and not pace.still(began):
+                break
+            if code == 0 and set(applied.values()) == {1}:
+                break
+    assert code == 0
+    assert set(applied.values()) == {1}
+
+
+async def _leave(bench: Bench, arm: str) -> tuple[int, dict[UUID, int]]:
+    """The second of two is asked to end. Returns its exit code, and how often each message was applied."""
     replica = f"arm.{arm}#1"
     received = len(bench.events(replica, "offset.received"))
     sending = asyncio.create_task(bench.send_messages(4000, "record", customers=300))
@@ -280,10 +331,16 @@ async def test_a_replica_that_is_asked_to_end_finishes_what_it_has_begun(bench: 
     await until(more, "it to be in the middle of it")
     await scale(bench, arm, 1)
     exits = [event for event in bench.events("supervisor", "part.exited") if event["part"] == replica]
-    assert exits[-1]["code"] == 0
     sent = await sending
     await settled(bench, arm)
-    assert await bench.applied(arm, "record", sent) == Counter({s.id: 1 for s in sent})
+    applied = await bench.applied(arm, "record", sent)
+    return exits[-1]["code"], {s.id: applied[s.id] for s in sent}
+
+
+def disturbances(bench: Bench, arm: str) -> list[Any]:
+    """What tells that the machine kept the two from working; that partitions change hands is the case itself."""
+    killed = [event for event in bench.events("supervisor", "part.killed") if event["part"].startswith(f"arm.{arm}#")]
+    return [len(killed), *(failures(bench, arm, number, but=("offset.revoked",)) for number in (0, 1))]
 
 
 @pytest.mark.parametrize("arm", [ARM_KT, "at_most_once"])
@@ -313,7 +370,7 @@ async def test_kafka_transactions_gives_nothing_up_while_nobody_answers_at_the_p
         return len(bench.events(f"arm.{ARM_KT}#0", "transaction.aborted"))
 
     async def tried_too_often() -> bool:
-        return aborted() > before + ATTEMPTS
+        return aborted() > before + TRIES
 
     await bench.hold_down("provider")
     try:
