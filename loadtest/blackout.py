@@ -13,6 +13,7 @@ import time
 import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from statistics import median
 from typing import Any, Final
 
 import msgspec
@@ -29,6 +30,9 @@ from services.storage.postgres import connect
 STOPPED: Final = ("zipkin", "prometheus")
 SLOWER: Final = 0.9  # of the calm rate is still the same: the load is planned, so that a hold-up would be a gap
 RECOVERY_S: Final = 60.0
+SAMPLE_S: Final = 1.0
+LATE_S: Final = 2.0  # a sample that is later saw the machine stand still
+PATIENCE_S: Final = 120.0  # for the samples that do not count
 _DROPPED: Final = 'delivery_telemetry_dropped_total{signal="span"}'
 GROWTH_BYTES: Final = 32 << 20  # full queues of spans in every exporter, and an allocator's noise
 
@@ -36,7 +40,7 @@ Say = Callable[[str], None]
 
 
 class Phase(msgspec.Struct, frozen=True):
-    """What was done a second, on the average."""
+    """What was done in a second, the median: a second in which the machine stood still does not weigh."""
 
     accepted_per_s: float  # intents
     applied_per_s: float  # records of all arms that are up
@@ -68,7 +72,7 @@ class Blackout(msgspec.Struct, frozen=True):
 
 
 class _Watch:
-    """Samples once a second: intents, records applied, resident sizes."""
+    """Samples once a second: intents, records applied, resident sizes. What is more than 2 s late does not count."""
 
     def __init__(self, home: Home, databases: Mapping[str, Any]) -> None:
         self._home = home
@@ -80,18 +84,29 @@ class _Watch:
         self.sizes: defaultdict[str, list[int]] = defaultdict(list)
 
     async def phase(self, seconds: float) -> Phase:
-        began, before = time.monotonic(), await self._now()
-        while (elapsed := time.monotonic() - began) < seconds:
-            await asyncio.sleep(min(1.0, seconds - elapsed))
+        """Watch until there are samples of so many seconds. Raises TimeoutError when far too many come too late."""
+        rates: list[tuple[float, float]] = []
+        good_s, deadline = 0.0, time.monotonic() + seconds + PATIENCE_S
+        at, before = await self._now()
+        while good_s < seconds:
+            await asyncio.sleep(SAMPLE_S)
             for process in await asyncio.to_thread(_processes, self._home, ""):
                 self.sizes[process["name"]].append(process["rss_bytes"])
-        after, elapsed = await self._now(), time.monotonic() - began
-        accepted, applied = (round((end - start) / elapsed, 1) for start, end in zip(before, after, strict=True))
+            then, now = await self._now()
+            if then - at <= SAMPLE_S + LATE_S:
+                rates.append(((now[0] - before[0]) / (then - at), (now[1] - before[1]) / (then - at)))
+                good_s += then - at
+            elif then > deadline:
+                raise TimeoutError(f"only {good_s:.0f} of {seconds:g} s could be watched: the machine stands still")
+            at, before = then, now
+        accepted, applied = (round(median(column), 1) for column in zip(*rates, strict=True))
         return Phase(accepted, applied, self._arms)
 
-    async def _now(self) -> tuple[int, int]:
+    async def _now(self) -> tuple[float, tuple[int, int]]:
+        """The counts and when they were taken."""
         intents = [await self._databases[kind.name].fetchval("SELECT count(*) FROM intents") for kind in KINDS]
-        return sum(intents), int(await self._databases["payments"].fetchval(self._count))
+        applied = int(await self._databases["payments"].fetchval(self._count))
+        return time.monotonic(), (sum(intents), applied)
 
 
 def _processes(home: Home, prefix: str) -> list[dict[str, Any]]:
@@ -103,13 +118,16 @@ async def black_out(
     home: Home, *, rate: float, calm_s: float, dark_s: float, say: Say, recovery_s: float = RECOVERY_S
 ) -> Blackout:
     """Load, stop the two, start them again, and say what came of it. The lab stays as it was."""
-    load = start(home, rate, 2 * calm_s + dark_s + 2 * recovery_s, seed=1)
+    load = start(home, rate, 2 * calm_s + dark_s + 2 * recovery_s + 4 * PATIENCE_S, seed=1)
     server, databases = home.postgres_url("postgres"), {}
     try:
         for name in ("payments", *(kind.name for kind in KINDS)):
             databases[name] = await connect(server, name, name="blackout")
         watch = _Watch(home, databases)
-        await watch.phase(3)  # connections are made, first chunks are handled
+        begun = time.monotonic()
+        while not (await watch.phase(3)).planned_per_s:  # connections are made, first chunks are handled
+            if time.monotonic() > begun + PATIENCE_S:
+                raise TimeoutError(f"the load is not under way within {PATIENCE_S:g} s")
         calm = await watch.phase(calm_s)
         say(f"calm:     {calm}")
         settled = {name: sizes[-1] for name, sizes in watch.sizes.items()}

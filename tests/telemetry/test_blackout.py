@@ -11,5 +11,5 @@ async def test_without_trace_store_and_prometheus_nothing_is_slower_or_grows_and
     seen = await black_out(
         lab.home, rate=20, calm_s=6, dark_s=10, recovery_s=180, say=lambda text: print(text, file=sys.stderr)
     )
-    # so short, each second that the machine stands still weighs; who waits for an exporter would come near nothing
+    # so short, a machine that is slow for some seconds weighs; who waits for an exporter would come near nothing
     assert seen.holds(slower=0.2), seen
