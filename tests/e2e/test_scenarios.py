@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.conftest import Lab
+from tests.conftest import SETTINGS, Lab
 
 pytestmark = [pytest.mark.usefixtures("swept"), pytest.mark.timeout(1200)]
 
@@ -36,6 +36,15 @@ GAPS = (
     (3, "process.after_record_before_commit", "at_least_once"),
     (4, "process.after_record_before_commit", "effectively_once"),
 )
+# At twenty a second two cores keep up. Who is slow gives a batch up after six time-outs, and that is no fault here.
+CALM = """
+teaches = "A green run without a fault proves nothing."
+drain_s = 300
+dead_letter_causes = ["attempts"]
+[load]
+phases = [{ rate = 20, duration_s = 20 }]
+effects_share = 1.0
+"""
 RELAY = '[[faults]]\ndo = "arm"\nat_s = 5\nfailpoint = "publish.after_produce_before_delete"\naction = "kill count=1"\n'
 
 
@@ -43,14 +52,16 @@ def played(lab: Lab, file: Path | str, *words: str) -> tuple[dict[str, Any], int
     """The document of `lab run FILE --json`, and its exit code."""
     done = subprocess.run(
         [str(Path(sys.executable).with_name("lab")), "run", str(file), "--json", *words],
-        env=environment(lab), capture_output=True, text=True, timeout=600, check=False,
+        env=environment(lab), capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode in (0, 1, 3), done.stderr[-2000:]
     return json.loads(done.stdout), done.returncode
 
 
 def environment(lab: Lab) -> dict[str, str]:
-    return {**os.environ, "LAB_HOME": str(lab.home.path), "LAB_PORT_BASE": str(lab.home.port_base)}
+    """What `Lab.run` gives its commands: a lab that is up with other settings cannot play."""
+    home = {"LAB_HOME": str(lab.home.path), "LAB_PORT_BASE": str(lab.home.port_base)}
+    return {**os.environ, **SETTINGS, **home}
 
 
 def test_a_storm_is_judged_by_what_it_put_to_the_test(lab: Lab, tmp_path: Path) -> None:
@@ -81,12 +92,14 @@ def test_a_storm_is_judged_by_what_it_put_to_the_test(lab: Lab, tmp_path: Path) 
     assert [run["verdict"] for run in listed if run["run"] == "small-storm-4"] == ["PASS"]
 
 
-def test_without_a_fault_nothing_is_proved(lab: Lab) -> None:
-    document, code = played(lab, "calm")
+def test_without_a_fault_nothing_is_proved(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "no-fault.toml").write_text(CALM)
+    document, code = played(lab, tmp_path / "no-fault.toml")
     assert (document["verdict"], code) == ("INCONCLUSIVE", 3)
     process = [row for row in document["rows"] if row["hop"] == "process" and row["promise"]]
     if document["seen"]["dedup_hits"]:  # something was delivered again all the same: that put this arm to the test
-        process = [row for row in process if (row["arm"], row["verdict"]) != ("effectively_once", "PASS")]
+        assert all(row["verdict"] != "FAIL" for row in process)
+        process = [row for row in process if row["arm"] != "effectively_once" or not row["exercised"]]
     assert {row["verdict"] for row in process} == {"INCONCLUSIVE"}
     assert all("had no chance to break" in row["why"] for row in process)
 
@@ -103,7 +116,7 @@ def test_ctrl_c_ends_the_load_and_audits_what_there_is(lab: Lab, tmp_path: Path)
         ledger = lab.home.ledger / "long-9.jsonl"
         lab.until(lambda: ledger.exists() and ledger.stat().st_size > 10_000, "requests in the ledger")
         running.send_signal(signal.SIGINT)
-        out, err = running.communicate(timeout=180)
+        out, err = running.communicate(timeout=600)  # a drain has 300 s
     finally:
         running.kill()
     assert running.returncode == 3, err[-2000:]
