@@ -11,10 +11,19 @@ from services.telemetry.spans import ATTRIBUTES, SPANS
 from services.telemetry.tracing import operation_context
 from tests.conftest import Lab
 from tests.telemetry.journeys import Journey, Span, Traces, ancestors, select
+from tests.telemetry.undisturbed import in_time, whole
 
 pytestmark = pytest.mark.timeout(900)
 
 ARMS = tuple(CONSUMER_ARMS)
+CLIENT = "b7ad6b7169203331"  # the span of who sends the orders
+EFFECTS = {
+    "at_most_once": {"post /v1/charges", "insert records", "post /v1/emails"},
+    "stock_faust": {"post /v1/charges", "insert records", "post /v1/emails"},
+    "at_least_once": {"post /v1/charges", "insert records", "post /v1/emails"},
+    "effectively_once": {"insert inbox", "post /v1/charges", "update records", "post /v1/emails"},
+    "kafka_transactions": {"post /v1/charges", "insert records", "send payments.kafka_transactions.output"},
+}
 
 # Each kind of span, and the test that makes it appear.
 SHOWN_BY = {
@@ -53,20 +62,26 @@ def test_spans_and_titles_use_declared_attributes_only() -> None:
 
 @pytest.fixture(scope="module")
 def traces(lab: Lab) -> Traces:
-    assert lab.status()["zipkin"]["ready"]
+    lab.until(lambda: lab.status()["zipkin"]["ready"], "the trace store to be ready", 180)
     return Traces(lab)
 
 
 @pytest.fixture(scope="module")
-def journey(traces: Traces) -> Journey:
-    """An order that went through every arm."""
-    journey = traces.order()
-    for arm in ARMS:
-        traces.wait_for(journey.trace_id, "process orders.v1", f"arm.{arm}", delivery_outcome="applied")
-        if arm != "stock_faust":
-            traces.wait_for(journey.trace_id, "commit orders.v1", f"arm.{arm}")
-    traces.wait_for(journey.trace_id, "post /v1/emails", delivery_arm="effectively_once")
-    return journey
+def journey(lab: Lab, traces: Traces) -> Journey:
+    """An order that went through every arm, and of which the store has every span."""
+    return whole(lab, traces, traces.order, lambda journey: complete(traces.of(journey.trace_id)))
+
+
+def complete(spans: list[Span]) -> bool:
+    """Whether every arm has applied and committed the message and told of its effects, and no parent is missing."""
+    ids = {CLIENT, *(span.id for span in spans)}
+    return (
+        all(select(spans, "process orders.v1", f"arm.{arm}", delivery_outcome="applied") for arm in ARMS)
+        and all(EFFECTS[arm] <= below(spans, applied(spans, arm)) for arm in ARMS)
+        and all(select(spans, "commit orders.v1", f"arm.{arm}") for arm in ARMS if arm != "stock_faust")
+        and bool(select(spans, "insert intents", "orders"))
+        and all(span.parentId in ids for span in spans)
+    )
 
 
 @pytest.fixture
@@ -79,9 +94,14 @@ def applied(spans: list[Span], arm: str) -> Span:
     return select(spans, "process orders.v1", f"arm.{arm}", delivery_outcome="applied")[0]
 
 
+def below(spans: list[Span], process: Span) -> set[str]:
+    """The names of the effects of a processing."""
+    return {span.name for span in spans if span.parentId == process.id and not span.name.startswith("commit")}
+
+
 def test_a_request_and_its_insert_begin_the_trace(journey: Journey, spans: list[Span]) -> None:
     (request,) = select(spans, "post /orders", "orders")
-    assert (request.kind, request.parentId) == ("SERVER", "b7ad6b7169203331")
+    assert (request.kind, request.parentId) == ("SERVER", CLIENT)
     assert request.tags["http.response.status_code"] == "201"
     assert request.tags["messaging.message.id"] == journey.message_id
     (insert,) = select(spans, "insert intents", "orders")
@@ -89,9 +109,11 @@ def test_a_request_and_its_insert_begin_the_trace(journey: Journey, spans: list[
 
 
 def test_the_publication_is_a_child_of_the_request_and_linked_to_its_batch(traces: Traces, spans: list[Span]) -> None:
-    (send,) = select(spans, "send orders.v1", "relay")
+    sends = {send.id: send for send in select(spans, "send orders.v1", "relay")}  # a relay that went back sends again
+    assert all(list(ancestors(spans, send)) == ["post /orders"] for send in sends.values())
+    (received,) = (span for span in spans if span.id == applied(spans, "effectively_once").parentId)
+    send = sends[received.parentId]
     assert send.kind == "PRODUCER"
-    assert list(ancestors(spans, send)) == ["post /orders"]
     ((batch_trace, batch_id),) = send.links("batch")
     batch = traces.wait_for(batch_trace, "send", "relay")
     assert (batch.id, batch.kind) == (batch_id, "CLIENT")
@@ -119,29 +141,27 @@ def test_every_commit_that_can_be_heard_of_is_a_child_of_the_processing(spans: l
     assert next(ancestors(spans, commit)) == "process orders.v1"
 
 
-@pytest.mark.parametrize(
-    ("arm", "effects"),
-    [
-        ("at_most_once", {"post /v1/charges", "insert records", "post /v1/emails"}),
-        ("stock_faust", {"post /v1/charges", "insert records", "post /v1/emails"}),
-        ("at_least_once", {"post /v1/charges", "insert records", "post /v1/emails"}),
-        ("effectively_once", {"insert inbox", "post /v1/charges", "update records", "post /v1/emails"}),
-        ("kafka_transactions", {"post /v1/charges", "insert records", "send payments.kafka_transactions.output"}),
-    ],
-)
-def test_every_effect_is_a_child_of_the_processing(spans: list[Span], arm: str, effects: set[str]) -> None:
-    process = applied(spans, arm)
-    below = {span.name for span in spans if span.parentId == process.id and not span.name.startswith("commit")}
-    assert below == effects
+@pytest.mark.parametrize("arm", ARMS)
+def test_every_effect_is_a_child_of_the_processing(spans: list[Span], arm: str) -> None:
+    assert below(spans, applied(spans, arm)) == EFFECTS[arm]
+
+
+def strike(lab: Lab, traces: Traces, *armed: str) -> Journey:
+    """Place an order that a failpoint befalls."""
+    lab.arm(*armed)
+    return traces.order(effects="record,charge")
 
 
 def test_a_retry_says_attempt_tier_and_reason_and_is_linked_to_the_attempt_before(lab: Lab, traces: Traces) -> None:
-    lab.arm("provider.before_applying", "error:http_500", "arm=effectively_once", "count=1")
-    journey = traces.order(effects="record,charge")
-    again = traces.wait_for(
-        journey.trace_id, "process payments.effectively_once.retry.1s", "retry.effectively_once",
-        delivery_attempt="2", delivery_via="retry", delivery_outcome="resumed",
-    )  # fmt: skip
+    name, process = "process payments.effectively_once.retry.1s", "retry.effectively_once"
+    second = {"delivery_attempt": "2", "delivery_via": "retry", "delivery_outcome": "resumed"}
+    armed = ("provider.before_applying", "error:http_500", "arm=effectively_once", "count=1")
+    journey = in_time(
+        lab,
+        lambda: strike(lab, traces, *armed),
+        lambda journey: select(traces.of(journey.trace_id), name, process, **second),
+    )
+    again = traces.wait_for(journey.trace_id, name, process, **second)
     spans = traces.of(journey.trace_id)
     first, *_ = select(spans, "process orders.v1", "arm.effectively_once", delivery_outcome="deferred")
     assert again.links("attempt") == [(journey.trace_id, first.id)]
@@ -153,9 +173,12 @@ def test_a_retry_says_attempt_tier_and_reason_and_is_linked_to_the_attempt_befor
 
 
 def test_a_dead_letter_and_its_redrive_are_linked(lab: Lab, traces: Traces) -> None:
-    lab.arm("provider.before_applying", "error:http_400", "arm=at_least_once", "count=1")
-    journey = traces.order(effects="record,charge")
-    letter = traces.wait_for(journey.trace_id, "send payments.at_least_once.dlq", "arm.at_least_once")
+    sent = ("send payments.at_least_once.dlq", "arm.at_least_once")
+    armed = ("provider.before_applying", "error:http_400", "arm=at_least_once", "count=1")
+    journey = in_time(
+        lab, lambda: strike(lab, traces, *armed), lambda journey: select(traces.of(journey.trace_id), *sent)
+    )
+    letter = traces.wait_for(journey.trace_id, *sent)
     assert letter.kind == "PRODUCER"
     (first,) = [span for span in traces.of(journey.trace_id) if span.id == letter.parentId]
     assert first.tags["delivery.outcome"] == "dead_lettered"
@@ -196,10 +219,12 @@ def test_what_was_not_sampled_and_not_plainly_applied_has_a_span_without_ancesto
 
 
 def test_the_tree_of_a_message_tells_of_an_attempt_that_was_killed(lab: Lab, traces: Traces) -> None:
-    point = "process.after_record_before_commit"
-    lab.arm(point, "kill", "arm=at_least_once", "count=1")
-    journey = traces.order(effects="record,charge")
-    traces.wait_for(journey.trace_id, "process orders.v1", "arm.at_least_once")
+    processed = ("process orders.v1", "arm.at_least_once")
+    armed = ("process.after_record_before_commit", "kill", "arm=at_least_once", "count=1")
+    journey = in_time(
+        lab, lambda: strike(lab, traces, *armed), lambda journey: select(traces.of(journey.trace_id), *processed)
+    )
+    traces.wait_for(journey.trace_id, *processed)
     tree = lab.cli("trace", journey.message_id)
     assert re.search(r"arm\.at_least_once#0 life \w{8} .*did charge, record \(attempt killed, span lost\)", tree), tree
     assert "send orders.v1" in tree
