@@ -15,7 +15,7 @@ PROCESS: Final = "lab"
 def trace_operation(
     place: Home, settings: Settings, key: str, operation: str, start_ns: int, attributes: Attributes
 ) -> None:
-    """Make the span of an operation that ended now. What a trace store does not take within a second is given up."""
+    """Make the span of an operation that ended now. What a trace store does not take in two tries is given up."""
     file = place.span_file(PROCESS)
     tracer = Tracer(
         PROCESS, str(uuid.uuid4()), ways=outlets(file, settings.zipkin, settings.otlp, lambda _: None), per_s=1.0
@@ -24,4 +24,4 @@ def trace_operation(
         key, operation_context(operation), start_ns=start_ns, end_ns=time.time_ns(),
         attributes={"delivery.operation": operation, **attributes},
     )  # fmt: skip
-    tracer.close(2.0)
+    tracer.close(5.0)  # two tries

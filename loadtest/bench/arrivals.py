@@ -4,9 +4,10 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
 
 from confluent_kafka import Consumer, TopicPartition
+
+from services.broker.reader import bounds
 
 
 class Arrivals:
@@ -24,7 +25,8 @@ class Arrivals:
                 "log_level": 0,
             }
         )
-        self._starts = [TopicPartition(p.topic, p.partition, self._end(p)) for p in partitions]
+        ends = bounds(kafka, {p.topic for p in partitions}).ends
+        self._starts = [TopicPartition(p.topic, p.partition, ends[p.topic, p.partition]) for p in partitions]
         self._thread = threading.Thread(target=self._read, name="arrivals", daemon=True)
 
     def __enter__(self) -> "Arrivals":
@@ -44,9 +46,6 @@ class Arrivals:
         deadline = time.monotonic() + timeout_s
         while len(self.at) < count and time.monotonic() < deadline:
             time.sleep(0.05)
-
-    def _end(self, partition: TopicPartition) -> Any:
-        return self._consumer.get_watermark_offsets(partition, timeout=10)[1]
 
     def _read(self) -> None:
         while not self._stopping:

@@ -1,6 +1,6 @@
 """Where spans go: each exporter behind a bounded queue and a thread of its own, so that none can hold up a service.
 
-What an exporter does not take in time, or refuses, is dropped and counted; it is never waited for.
+What an exporter does not take in time, or refuses, twice, is dropped and counted; it is never waited for.
 """
 
 import os
@@ -67,16 +67,23 @@ class Outlet:
                 self._export([self._queue.popleft() for _ in range(min(BATCH, len(self._queue)))])
 
     def _export(self, spans: Sequence[ReadableSpan]) -> None:
+        """Of a store that answered until now one silence is no absence: the machine may have stood still."""
+        if self._sent(spans) or (self._failures == 1 and self._sent(spans)):
+            return
+        self._dropped(len(spans))
+        if not self._closed:
+            time.sleep(min(DELAY_S * 2**self._failures, LONGEST_PAUSE_S))
+
+    def _sent(self, spans: Sequence[ReadableSpan]) -> bool:
         try:
             if self._exporter is None:
                 self._exporter = self._make()
             self._exporter.export(spans)
-            self._failures = 0
         except Exception:  # whatever it is: telemetry never ends a service
-            self._dropped(len(spans))
             self._failures += 1
-            if not self._closed:
-                time.sleep(min(DELAY_S * 2**self._failures, LONGEST_PAUSE_S))
+            return False
+        self._failures = 0
+        return True
 
 
 class SpanFile:
