@@ -5,8 +5,10 @@ Every test has a run, an arm, a schema and a group of its own on the shared part
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -26,6 +28,7 @@ from services.domain.messages import KINDS, ORDERS, Coordinates, Kind, digest, m
 from services.domain.verdict import Chances, Terms, judge_run
 from services.settings import Settings
 from services.storage.postgres import connect
+from tests.waiting import answered
 
 SCHEMA = Path(__file__).parents[2] / "services" / "payments" / "schema"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -146,7 +149,7 @@ class World:
         kind = KINDS[topic.startswith("refunds")]
         value = value_of(message_id_of(headers) or uuid4(), kind)
         self._producer.produce(topic, value, b"c", headers=list(headers), on_delivery=delivered)
-        self._producer.flush(10)
+        self._producer.flush(60)
         return at[0]
 
     def send_on(self, message: Message, topic: str) -> Coordinates:
@@ -173,6 +176,17 @@ class World:
 
     async def payments(self, statement: str, *arguments: Any) -> None:
         await self.databases["payments"].execute(statement.replace("{schema}", self.arm.schema), *arguments)
+
+    def at_once(self, statement: str) -> None:
+        """A statement from within the audit: done when this returns, on a connection and in a thread of its own."""
+
+        async def done() -> None:
+            connection = await connect(self.settings.postgres, "payments", name="test")
+            await connection.execute(statement.replace("{schema}", self.arm.schema))
+            await connection.close()
+
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(asyncio.run, done()).result()
 
     async def dead_letter(self, at: Coordinates, message_id: UUID | None = None, state: str = "parked") -> None:
         await self.payments(
@@ -206,7 +220,7 @@ class World:
             await asyncio.to_thread(done.exception)  # of a group that is none, too
 
     async def audit(self, say: Callable[[str], None] = lambda _: None) -> AuditDocument:
-        return await audit(self.settings, self.run, ledger=self.ledger, arms=[self.arm], say=say)
+        return await answered(lambda: audit(self.settings, self.run, ledger=self.ledger, arms=[self.arm], say=say))
 
 
 @asynccontextmanager
@@ -452,7 +466,7 @@ async def test_a_record_of_an_open_transaction_waits_and_one_of_an_aborted_does_
     producer.begin_transaction()
     headers = [*retrying.headers(victim.id, victim.kind), ("lab-origin", str(victim.at).encode())]
     producer.produce(topic, b"{}", headers=headers)
-    producer.flush(10)
+    producer.flush(60)
     assert row(await retrying.audit(), "process", "record").waiting == 1
     producer.abort_transaction(30)
     assert row(await retrying.audit(), "process", "record").lost == 1
@@ -482,11 +496,11 @@ async def test_a_letter_that_is_redriven_while_the_audit_runs_is_not_called_lost
     victim = retrying.messages[3]
     await retrying.payments("DELETE FROM {schema}.records WHERE message_id = $1", victim.id)
     await retrying.dead_letter(victim.at, victim.id)
-    loop, moved = asyncio.get_running_loop(), []
+    moved = []
 
     def say(text: str) -> None:
         if text.startswith("the topics") and not moved:  # the letters have been read for the first time
-            moved.append(loop.create_task(retrying.dead_letter(victim.at, victim.id, "redriven")))
+            moved.append(retrying.at_once("UPDATE {schema}.dead_letters SET state = 'redriven'"))
 
     found = row(await retrying.audit(say), "process", "record")
     assert (len(moved), found.waiting, found.lost) == (1, 1, 0)
@@ -534,7 +548,7 @@ async def test_an_output_whose_transaction_was_aborted_is_none(putting_out: Worl
     for end, lost in ((producer.abort_transaction, 1), (producer.commit_transaction, 0)):
         producer.begin_transaction()
         producer.produce(world.arm.output_topic, b"{}", headers=headers)
-        producer.flush(10)
+        producer.flush(60)
         assert row(await world.audit(), "process", "output").lost == 1
         end(30)
         assert row(await world.audit(), "process", "output").lost == lost
@@ -601,7 +615,9 @@ async def test_a_publisher_arm_is_judged_by_its_own_databases_and_topic(world: W
         await intend("waits", "unconfirmed")
         for name in ("fine", "twice", "twice", "unconfirmed", "ghost"):
             world.produce(arm.topic(ORDERS), world.headers(ids[name], ORDERS))
-        document = await audit(world.settings, world.run, ledger=world.ledger, arms=[], publishers=[arm])
+        document = await answered(
+            partial(audit, world.settings, world.run, ledger=world.ledger, arms=[], publishers=[arm])
+        )
     names = {str(message_id): name for name, message_id in ids.items()}
     named = {(item.state, names[item.message_id or ""], item.trace_id) for item in evidence(document)}
     found = row(document, "publish", "publication")
@@ -629,7 +645,9 @@ async def test_where_the_head_of_a_topic_was_deleted_nothing_is_called_lost(worl
         admin = AdminClient({"bootstrap.servers": world.settings.kafka})
         (gone,) = admin.delete_records([TopicPartition(topic, 0, 1)]).values()
         gone.result()
-        document = await audit(world.settings, world.run, ledger=world.ledger, arms=[], publishers=[arm])
+        document = await answered(
+            partial(audit, world.settings, world.run, ledger=world.ledger, arms=[], publishers=[arm])
+        )
     found = row(document, "publish", "publication")
     assert (found.expected, found.applied_once, found.uncertain, found.lost) == (2, 1, 1, 0)
     assert document.truncated == [f"{topic}/0"]
@@ -693,7 +711,7 @@ def test_a_topic_is_read_to_its_end_even_where_that_is_the_marker_of_a_transacti
     for end in (producer.commit_transaction, producer.abort_transaction):
         producer.begin_transaction()
         producer.produce(topic, b"x")
-        producer.flush(10)
+        producer.flush(60)
         end(30)
     ends = bounds(settings.kafka, [topic]).ends
     assert read(settings, topic, {}, ends) == [0, 2]
@@ -705,7 +723,7 @@ def test_a_topic_is_read_to_its_end_even_where_that_is_the_marker_of_a_transacti
 def test_reading_leaves_no_group_behind(settings: Settings, topic: str) -> None:
     producer = Producer({"bootstrap.servers": settings.kafka})
     producer.produce(topic, b"x")
-    producer.flush(10)
+    producer.flush(60)
     assert read(settings, topic, {}, bounds(settings.kafka, [topic]).ends) == [0]
     groups = AdminClient({"bootstrap.servers": settings.kafka}).list_consumer_groups(request_timeout=10).result().valid
     assert "reader" not in {group.group_id for group in groups}

@@ -17,6 +17,7 @@ from services.domain.messages import ORDERS
 from services.settings import Settings
 from services.stack.drain import Arms, Waiting, look
 from services.storage.postgres import connect
+from tests.waiting import until
 
 OUTBOX = Path(__file__).parents[2] / "services" / "storage" / "outbox.sql"
 RETRYING = ConsumerArm("drained_retrying", "", {}, retries=True)
@@ -49,7 +50,14 @@ def commit(settings: Settings, group: str, topic: str, position: int, partition:
 
 
 async def waiting(settings: Settings, arms: Arms) -> dict[str, int | None]:
-    found: list[Waiting] = await look(settings.postgres, settings.kafka, arms)
+    """By place; looked again at while a place does not answer."""
+    found: list[Waiting] = []
+
+    async def all_answer() -> bool:
+        found[:] = await look(settings.postgres, settings.kafka, arms)
+        return all(one.messages is not None for one in found)
+
+    await until(all_answer, "every place to answer")
     return {one.place: one.messages for one in found if "emails" not in one.place}
 
 
@@ -64,7 +72,7 @@ async def test_what_was_sent_on_waits_until_its_reader_has_passed_it(settings: S
     for topic in (*arm.retry_topics, arm.redelivery_topic):
         producer.produce(topic, b"1")
         producer.produce(topic, b"2")
-        producer.flush(10)
+        producer.flush(60)
         assert await waiting(settings, arms) == {f"{reader} on {topic}": 2}
         commit(settings, group, topic, 1)
         assert await waiting(settings, arms) == {f"{reader} on {topic}": 1}
@@ -80,7 +88,7 @@ async def test_a_replay_waits_while_it_is_open_and_nobody_waits_for_markers_and_
     producer.init_transactions(30)
     producer.begin_transaction()
     producer.produce(topic, b"1")
-    producer.flush(10)
+    producer.flush(60)
     assert await waiting(settings, arms) == {f"{reader} on {topic}": 1}
     producer.commit_transaction(30)
     assert await waiting(settings, arms) == {f"{reader} on {topic}": 1}
@@ -88,7 +96,7 @@ async def test_a_replay_waits_while_it_is_open_and_nobody_waits_for_markers_and_
     assert await waiting(settings, arms) == {}
     producer.begin_transaction()
     producer.produce(topic, b"2")
-    producer.flush(10)
+    producer.flush(60)
     producer.abort_transaction(30)
     assert await waiting(settings, arms) == {}
 

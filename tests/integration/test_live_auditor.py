@@ -30,6 +30,7 @@ from services.domain.messages import ORDERS
 from services.settings import Settings
 from services.storage.postgres import connect
 from tests.integration.test_auditor import World, opened
+from tests.waiting import answered
 
 OUTBOX = PUBLISHER_ARMS["outbox"]
 
@@ -45,12 +46,12 @@ class Watch:
 
     async def look(self) -> None:
         """Take in all there is, and judge it now and a grace later."""
-        held = await self.taking.look()
+        held = await answered(self.taking.look)
         while self.taking.behind:
             for found in self.taking.live.settle(held):
                 self._note(found)
             self.taking.live.forget(0, held.answers)
-            held = await self.taking.look()
+            held = await answered(self.taking.look)
         for _ in range(2):
             done = self.taking.live.judge(held, time.time() + self.ahead_s)
             assert all(row.unexplained == 0 and row.expected == row.accounted() for row in done.rows)
