@@ -90,30 +90,35 @@ def committed(bootstrap: str, group: str) -> Offsets:
 class GroupOffsets:
     """Asks what groups have committed, by consumers that are kept and never join.
 
-    The admin client's request for it ends the whole process by an assertion when the broker dies meanwhile (librdkafka
-    #3663, #4605).
+    The admin client's request for it ends the whole process: by an assertion when the broker dies meanwhile (librdkafka
+    #3663, #4605), by SIGSEGV when the broker has just become another coordinator (confluent-kafka-javascript #374).
+
+    `stable`: wait until no transaction has offsets that are not decided yet (KIP-447).
     """
 
-    def __init__(self, bootstrap: str, timeout_s: float) -> None:
+    def __init__(self, bootstrap: str, timeout_s: float, *, stable: bool = False) -> None:
         self._bootstrap, self._timeout_s = bootstrap, timeout_s
+        self._isolation = "read_committed" if stable else "read_uncommitted"
         self._consumers: dict[str, Any] = {}
 
     def of(self, groups: Iterable[str]) -> dict[str, Offsets]:
         """By group; partitions without a commit are left out. Raises KafkaException when no answer comes in time."""
-        return {group: self._of(self._consumer(group)) for group in groups}
+        return {group: {(p.topic, p.partition): p.offset for p in self.commits(group)} for group in groups}
 
-    def close(self) -> None:
-        """Let go of the broker."""
-        for consumer in self._consumers.values():
-            consumer.close()
-
-    def _of(self, consumer: Any) -> Offsets:
+    def commits(self, group: str) -> list[Any]:
+        """The TopicPartitions that the group has committed, with offset and metadata. Raises like `of`."""
+        consumer = self._consumer(group)
         there = consumer.list_topics(timeout=self._timeout_s).topics
         asked = [TopicPartition(topic, number) for topic in there for number in there[topic].partitions]
         answer = consumer.committed(asked, timeout=self._timeout_s)
         if errors := [p.error for p in answer if p.error is not None]:
             raise KafkaException(errors[0])
-        return {(p.topic, p.partition): p.offset for p in answer if p.offset >= 0}
+        return [p for p in answer if p.offset >= 0]
+
+    def close(self) -> None:
+        """Let go of the broker."""
+        for consumer in self._consumers.values():
+            consumer.close()
 
     def _consumer(self, group: str) -> Any:
         if group not in self._consumers:
@@ -122,8 +127,7 @@ class GroupOffsets:
                     "bootstrap.servers": self._bootstrap,
                     "group.id": group,
                     "enable.auto.commit": False,
-                    # read_committed would have us wait while a transaction has offsets that are not decided yet
-                    "isolation.level": "read_uncommitted",
+                    "isolation.level": self._isolation,
                     **_CLIENT,
                 }
             )

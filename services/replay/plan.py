@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from contextlib import closing
 from datetime import UTC, datetime
 from typing import Any, Final
 
 import msgspec
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka import TopicPartition
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
-from services.broker.reader import bounds
+from services.broker.reader import GroupOffsets, bounds
 from services.replay.window import Kept, Span, WindowError
 
 ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -82,10 +83,8 @@ def known(bootstrap: str, id_: str) -> tuple[Plan, Positions] | None:
 
     Raises KafkaException when the broker does not answer within 10 s, WindowError when the group is no replay's.
     """
-    admin, request = _admin(bootstrap), [ConsumerGroupTopicPartitions(f"replay.{id_}")]
-    answer = admin.list_consumer_group_offsets(request, require_stable=True, request_timeout=_WAIT_S)
-    (future,) = answer.values()
-    found = [p for p in future.result().topic_partitions if p.offset >= 0]
+    with closing(GroupOffsets(bootstrap, _WAIT_S, stable=True)) as offsets:
+        found = offsets.commits(f"replay.{id_}")
     if not found:
         return None
     try:

@@ -17,6 +17,7 @@ import asyncpg
 from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
+from services.broker.reader import GroupOffsets
 from services.broker.topics import TOPICS, Topic, subscriptions
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, PublisherArm
 from services.domain.messages import ORDERS
@@ -142,8 +143,9 @@ def _topics(bootstrap: str) -> None:
     new = [NewTopic(topic.name, topic.partitions, 1) for topic in TOPICS if topic.name not in there]
     for future in admin.create_topics(new, operation_timeout=_WAIT_S).values() if new else ():
         future.result()
-    for group, topics in subscriptions():
-        _patiently(partial(_start_group, admin, group, topics))
+    with contextlib.closing(GroupOffsets(bootstrap, _ANSWER_S)) as offsets:
+        for group, topics in subscriptions():
+            _patiently(partial(_start_group, admin, offsets, group, topics))
 
 
 def _patiently(work: Callable[[], None]) -> None:
@@ -163,12 +165,11 @@ def _patiently(work: Callable[[], None]) -> None:
             time.sleep(0.2)
 
 
-def _start_group(admin: Any, group: str, topics: Sequence[Topic]) -> None:
+def _start_group(admin: Any, offsets: GroupOffsets, group: str, topics: Sequence[Topic]) -> None:
     """A group without offsets starts at the log's start: once, here, and never by `auto.offset.reset` later."""
     partitions = [TopicPartition(topic.name, p) for topic in topics for p in range(topic.partitions)]
-    request = [ConsumerGroupTopicPartitions(group, partitions)]
-    (committed,) = admin.list_consumer_group_offsets(request, request_timeout=_ANSWER_S).values()
-    without = [p for p in committed.result().topic_partitions if p.offset < 0]
+    committed = offsets.of([group])[group]
+    without = [p for p in partitions if (p.topic, p.partition) not in committed]
     if not without:
         return
     starts = admin.list_offsets({TopicPartition(p.topic, p.partition): OffsetSpec.earliest() for p in without})
