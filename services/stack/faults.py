@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from services.stack.child import Child
     from services.stack.supervisor import Supervisor
 
-_LOOKS: Final = 100  # not a time: when the supervisor itself stalls, nobody can have asked meanwhile
+_LOOKS: Final = 300  # not a time: when the supervisor itself stalls, nobody can have asked meanwhile
 _POLL_S: Final = 0.05
 
 
@@ -156,7 +156,7 @@ class Faults:
             raise NotAllowed
 
     async def _spread(self) -> list[str]:
-        """Wait, 5 s or so, until every ready process that follows failpoints has asked with the newest version."""
+        """Wait, 15 s or so, until every ready process that follows failpoints has asked with the newest version."""
         self._changed.set()
         self._changed = asyncio.Event()
         for _ in range(_LOOKS):
@@ -165,7 +165,7 @@ class Faults:
             if all(self._known[name] == self._registry.version for name in following):
                 return sorted(following)
             await asyncio.sleep(_POLL_S)
-        raise ProcessLookupError("armed, but not every process has taken it in within 5 s: is one frozen?")
+        raise ProcessLookupError("armed, but not every process has taken it in within 15 s: does one hang?")
 
 
 def back(child: "Child", pid: int | None) -> Callable[[], bool]:

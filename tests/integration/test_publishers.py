@@ -196,7 +196,7 @@ async def place(stack: Lab, arm: PublisherArm) -> AsyncIterator[Place]:
 
 @contextmanager
 def suppress_late() -> Iterator[None]:
-    """A failpoint that not every process has taken in within 5 s is armed all the same: who meets it is looked at."""
+    """A failpoint that not every process has taken in within 15 s is armed all the same: who meets it is looked at."""
     try:
         yield
     except client.Refused as error:
