@@ -21,7 +21,7 @@ from services.settings import Settings
 from services.stack import control
 from services.stack.checks import ports
 from services.stack.home import Home
-from tests.waiting import PASSING, NotAnswered
+from tests.waiting import Failed, NotAnswered, comes
 
 
 class Infra(msgspec.Struct, frozen=True):
@@ -149,19 +149,15 @@ class Lab(msgspec.Struct, frozen=True):
         """What `lab status --json` says of each process, by name."""
         return {process["name"]: process for process in json.loads(self.cli("status", "--json"))["processes"]}
 
-    def until(self, condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 60) -> None:
-        """Wait until the condition holds; fails with what was waited for (and, of a function, what there was)."""
-        deadline, last = time.monotonic() + timeout_s, ""
-        while True:
-            try:
-                if condition():
-                    return
-                last = ""
-            except PASSING as error:
-                last = f"; it fails: {error!r:.500}"
-            if time.monotonic() > deadline:
-                pytest.fail(f"waited {timeout_s:g} s for {what if isinstance(what, str) else what()}{last}")
-            time.sleep(0.2)
+    def until(self, condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 60) -> Any:
+        """Wait until the condition holds, and return what it gave.
+
+        Fails with what was waited for (and, of a function, what there was).
+        """
+        if not (held := comes(condition, timeout_s)):
+            last = f"; it fails: {held.error!r:.500}" if isinstance(held, Failed) else ""
+            pytest.fail(f"waited {timeout_s:g} s for {what if isinstance(what, str) else what()}{last}")
+        return held
 
     def ready(self, timeout_s: float = 180) -> None:
         """Wait until every process is ready."""

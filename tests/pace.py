@@ -25,8 +25,7 @@ class Pace:
         return max((length for end, length in stops if end > since and length > STILL_S), default=0.0)
 
     def _run(self) -> None:
-        while not self._over.is_set():
-            time.sleep(SLEEP_S)
+        while not self._over.wait(SLEEP_S):
             now = time.monotonic()
             if (over := now - self._woke - SLEEP_S) > STILL_S:
                 self._stops.append((now, over))

@@ -20,11 +20,21 @@ class NotAnswered(AssertionError):
     """A command of the lab says that a part of it does not answer."""
 
 
+class Failed:
+    """A condition that could not be asked at last: it does not hold."""
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+    def __bool__(self) -> bool:
+        return False
+
+
 PASSING: Final = (*AWAY, KafkaException, NotUp, Unreachable, NotAnswered)  # what a wait goes on after
 
 
-async def until(condition: Callable[[], Any], what: str = "what the test waits for", timeout_s: float = 120) -> None:
-    """Wait until the condition, a function or a coroutine function, holds.
+async def until(condition: Callable[[], Any], what: str = "what the test waits for", timeout_s: float = 120) -> Any:
+    """Wait until the condition, a function or a coroutine function, holds; returns what it gave.
 
     Raises AssertionError that says what did not come true, and of what the condition failed at last.
     """
@@ -33,13 +43,30 @@ async def until(condition: Callable[[], Any], what: str = "what the test waits f
         try:
             async with asyncio.timeout(timeout_s):
                 said = condition()
-                if await said if inspect.isawaitable(said) else said:
-                    return
+                if held := await said if inspect.isawaitable(said) else said:
+                    return held
             last = ""
         except PASSING as error:
             last = f"; it fails: {error!r:.500}"
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}{last}"
         await asyncio.sleep(0.05)
+
+
+def comes(condition: Callable[[], Any], timeout_s: float) -> Any:
+    """What the condition gives when it holds in time; else what it gave or `Failed` with at last, which is false.
+
+    Asked once more after the time is over, so that a machine that stood still does not decide.
+    """
+    deadline = time.monotonic() + timeout_s
+    while True:
+        late = time.monotonic() > deadline
+        try:
+            said = condition()
+        except PASSING as error:
+            said = Failed(error)
+        if said or late:
+            return said
+        time.sleep(0.2)
 
 
 async def answered(call: Callable[[], Awaitable[T]], times: int = 3) -> T:

@@ -10,6 +10,7 @@ from typing import Final
 
 from loadtest.crash.cells import Provocation
 from loadtest.data_faults import InjectionError, Raw, make, put
+from loadtest.nemesis import told
 from services.domain.messages import ORDERS, RUN_HEADER
 from services.letters.letters import Selection
 from services.letters.parked import Desk
@@ -97,8 +98,4 @@ class _Calm:
 
 def arm(home: Home, failpoint: str, action: str) -> None:
     """Arm; a process that is just being killed need not have heard of it: its next life asks before any work."""
-    try:
-        client.arm(home, failpoint, action, by="scenario")
-    except client.Refused as error:
-        if error.status != 409:
-            raise
+    told(lambda: client.arm(home, failpoint, action, by="scenario"))

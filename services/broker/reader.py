@@ -16,6 +16,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec
 
+from services.broker.passing import patiently
 from services.domain.messages import Coordinates, Headers
 
 Partition = tuple[str, int]
@@ -23,13 +24,6 @@ Offsets = Mapping[Partition, int]
 
 _WAIT_S: Final = 10.0
 _BATCH: Final = 5_000
-_LEADER_CHANGES: Final = {
-    KafkaError.NOT_LEADER_FOR_PARTITION,
-    KafkaError.LEADER_NOT_AVAILABLE,
-    KafkaError.FENCED_LEADER_EPOCH,
-    KafkaError.UNKNOWN_LEADER_EPOCH,
-    KafkaError.OFFSET_NOT_AVAILABLE,
-}
 _CLIENT: Final = {"log_level": 0, "error_cb": lambda _: None}  # errors reach the caller as exceptions
 
 
@@ -67,15 +61,13 @@ def bounds(bootstrap: str, topics: Iterable[str], *, stable: bool = False) -> Bo
 
 def _offsets(admin: Any, partitions: Iterable[Partition], spec: Any, level: Any) -> Offsets:
     """A broker that has just come back says for a moment that it leads nothing: it is asked again."""
-    wanted, deadline = {TopicPartition(*p): spec for p in partitions}, time.monotonic() + _WAIT_S
-    while True:
+    wanted = {TopicPartition(*p): spec for p in partitions}
+
+    def now() -> Offsets:
         asked = admin.list_offsets(wanted, isolation_level=level, request_timeout=_WAIT_S)
-        try:
-            return {(p.topic, p.partition): future.result().offset for p, future in asked.items()}
-        except KafkaException as error:
-            if error.args[0].code() not in _LEADER_CHANGES or time.monotonic() > deadline:
-                raise
-        time.sleep(0.1)
+        return {(p.topic, p.partition): future.result().offset for p, future in asked.items()}
+
+    return patiently(now, _WAIT_S)
 
 
 def committed(bootstrap: str, group: str) -> Offsets:

@@ -95,7 +95,7 @@ class EmailSender:
                 await tools.failpoints.hit("process.after_email_claimed_before_sent")
             states = await asyncio.gather(*(self._send(row, permit) for row in rows))
         except InjectedError as error:
-            states = [self._state_after(failure_of(error))] * len(rows)
+            states = [self._failed(failure_of(error))] * len(rows)
         refused = [row for row, state in zip(rows, states, strict=True) if state == "refused"]
         await tools.park([_letter(row) for row in refused])
         await tools.ledger.fetch("settle_emails", [row["message_id"] for row in rows], states, tools.life)
@@ -112,17 +112,17 @@ class EmailSender:
         try:
             await self._tools.provider.email(row["message_id"], row["customer_id"], at, permit=permit)
         except CallFailed as error:
-            state, failed = self._state_after(error.failure), error.failure.reason
+            state, failed = self._failed(error.failure), error.failure.reason
         self._trace(row, start_ns, state, failed)
         return state
 
-    def _state_after(self, failure: Failure) -> str:
-        """A refusal that surely came before anything happened leads back; anything else is not known."""
-        if failure.reason in ("connection", "rate_limited"):
+    def _failed(self, failure: Failure) -> str:
+        """The state of a row after its call failed. Whose rows are led back claims nothing for a while."""
+        state = _state_after(failure)
+        if state == "pending":
             pause_s = max(PAUSE_S, min(failure.retry_after_s, GIVE_UP_AFTER_S))
             self._quiet_until = max(self._quiet_until, time.monotonic() + pause_s)
-            return "pending"
-        return "uncertain" if failure.retryable else "refused"
+        return state
 
     def _trace(self, row: Any, start_ns: int, state: str, failed: str) -> None:
         """The span of a call: of one that failed in a trace of its own, if its message has none."""
@@ -156,3 +156,10 @@ def _letter(row: Any) -> FiledLetter:
     letter = Letter(at, row["message_id"], "refused", "email: the provider refuses it for ever")
     now_ms = int(time.time() * 1000)
     return FiledLetter(letter=letter, run=row["run"], first_failure_ms=now_ms, last_failure_ms=now_ms)
+
+
+def _state_after(failure: Failure) -> str:
+    """A refusal that surely came before anything happened leads back; anything else is not known."""
+    if failure.reason in ("connection", "rate_limited"):
+        return "pending"
+    return "uncertain" if failure.retryable else "refused"

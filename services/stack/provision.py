@@ -6,17 +6,17 @@ Runs as a process of its own (`python -m services.stack.provision`), in the nati
 import asyncio
 import contextlib
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import unquote, urlsplit
 
 import asyncpg
-from confluent_kafka import ConsumerGroupTopicPartitions, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import ConsumerGroupTopicPartitions, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic, OffsetSpec
 
+from services.broker.passing import patiently
 from services.broker.reader import GroupOffsets
 from services.broker.topics import TOPICS, Topic, subscriptions
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, PublisherArm
@@ -29,18 +29,6 @@ SERVICES: Final = Path(__file__).parent.parent
 _OUTBOX: Final = SERVICES / "storage" / "outbox.sql"
 _WAIT_S: Final = 30
 _ANSWER_S: Final = 5
-# What a topic says that was made a moment ago, and a broker that has just started; not all are marked as retriable.
-_PASSING: Final = frozenset(
-    {
-        KafkaError._TIMED_OUT,
-        KafkaError.NOT_LEADER_FOR_PARTITION,
-        KafkaError.LEADER_NOT_AVAILABLE,
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
-        KafkaError.COORDINATOR_NOT_AVAILABLE,
-        KafkaError.NOT_COORDINATOR,
-    }
-)
 
 
 async def provision(settings: Settings) -> None:
@@ -145,24 +133,7 @@ def _topics(bootstrap: str) -> None:
         future.result()
     with contextlib.closing(GroupOffsets(bootstrap, _ANSWER_S)) as offsets:
         for group, topics in subscriptions():
-            _patiently(partial(_start_group, admin, offsets, group, topics))
-
-
-def _patiently(work: Callable[[], None]) -> None:
-    """Do it again when it fails in a way that passes; repeats are harmless.
-
-    Raises KafkaException when it still does after 30 s.
-    """
-    deadline = time.monotonic() + _WAIT_S
-    while True:
-        try:
-            return work()
-        except KafkaException as error:
-            if not error.args[0].retriable() and error.args[0].code() not in _PASSING:
-                raise
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+            patiently(partial(_start_group, admin, offsets, group, topics), _WAIT_S)
 
 
 def _start_group(admin: Any, offsets: GroupOffsets, group: str, topics: Sequence[Topic]) -> None:

@@ -3,14 +3,12 @@
 Only these three parts run, without Kafka and Postgres; the auditor is an endpoint of the test.
 """
 
-import contextlib
 import json
 import os
 import signal
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -21,7 +19,7 @@ from services.stack.debian import PACKAGES
 from services.stack.parts import PARTS
 from tests.conftest import Lab, free_home, say
 from tests.dashboards.tools import tool
-from tests.waiting import PASSING
+from tests.waiting import comes
 
 ROW = 'hop="process",arm="effectively_once",effect="record"'
 
@@ -100,19 +98,6 @@ def scraped(road: Lab) -> bool:
 
 def test_watchdog_says_that_the_road_is_open(road: Lab) -> None:
     road.until(lambda: pages(road, "Watchdog"), "Watchdog", 180)
-
-
-def comes(condition: Callable[[], Any], timeout_s: float) -> bool:
-    """Whether the condition comes to hold in time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        late = time.monotonic() > deadline
-        with contextlib.suppress(*PASSING):
-            if condition():
-                return True
-        if late:
-            return False
-        time.sleep(0.2)
 
 
 def losses(road: Lab, lost: int, status: str = "firing") -> list[dict[str, Any]]:

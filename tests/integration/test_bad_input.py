@@ -53,9 +53,7 @@ def state(lab: Lab) -> Any:
 
 def seen(lab: Lab) -> Any:
     """The state; a part may take its time to tell its share of it."""
-    states: list[Any] = []
-    lab.until(lambda: states.append(state(lab)) or states, "every part to tell its state", 120)
-    return states[-1]
+    return lab.until(lambda: state(lab), "every part to tell its state", 120)
 
 
 def ended_by_themselves(lab: Lab, since: str) -> set[str]:

@@ -29,7 +29,6 @@ from services.stack.provision import SERVICES
 from tests.integration.processes import Answer, Client, Wire, adhoc_process, apply, logged, running, serving
 from tests.waiting import until
 
-ATTEMPTS = 4
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -46,12 +45,12 @@ class Producer(msgspec.Struct):
 
     async def accepted(self, body: Any, key: str, **headers: str) -> Answer:
         """Post, and again with the same key after a 503, as clients do. A machine that stands still makes some."""
-        answer = await self.post(body, key, **headers)
-        for _ in range(ATTEMPTS - 1 if answer.status == 503 else 0):
-            if "Retry-After" not in answer.headers:
-                break
-            await asyncio.sleep(float(answer.headers["Retry-After"]))
+
+        async def taken() -> Answer | None:
             answer = await self.post(body, key, **headers)  # a 409 while the first attempt is still in progress
+            return None if answer.status == 503 and "Retry-After" in answer.headers else answer
+
+        answer: Answer = await until(taken, "the producer to have a connection", timeout_s=30)
         return answer
 
     async def rows(self) -> tuple[int, int, int]:

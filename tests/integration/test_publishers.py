@@ -7,7 +7,7 @@ import asyncio
 import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager
+from contextlib import asynccontextmanager, closing
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -16,6 +16,7 @@ import asyncpg
 import msgspec
 import pytest
 
+from loadtest.nemesis import told
 from services.broker.reader import TopicReader, bounds
 from services.domain.arms import PUBLISHER_ARMS, PublisherArm
 from services.domain.messages import ORDERS, message_id_of
@@ -112,13 +113,11 @@ class Place:
         pytest.fail(f"{failpoint}, {action}: (answer, acted) is {ended} and not {(status, 1)}")
 
     async def _arm(self, failpoint: str, action: str) -> None:
-        """Arm. Who is not ready at this moment may take it in a little later."""
-        with suppress_late():
-            await asyncio.to_thread(client.arm, self.lab.home, failpoint, action)
+        """Arm. Who takes it in later is looked at."""
+        await asyncio.to_thread(told, lambda: client.arm(self.lab.home, failpoint, action))
 
     async def _disarm(self, failpoint: str) -> None:
-        with suppress_late():
-            await asyncio.to_thread(client.clear, self.lab.home, failpoint)
+        await asyncio.to_thread(told, lambda: client.clear(self.lab.home, failpoint))
 
     async def _acted(self, failpoint: str) -> int:
         """How often the failpoint struck since it was armed."""
@@ -140,14 +139,12 @@ class Place:
 
     async def records(self) -> list[tuple[UUID, str]]:
         """Message id and order id of each record on the topic."""
-        found: list[list[tuple[UUID, str]]] = []
 
-        async def read() -> bool:
-            found.append(await asyncio.to_thread(self._read))
-            return True
+        async def read() -> list[list[tuple[UUID, str]]]:
+            return [await asyncio.to_thread(self._read)]
 
-        await until(read, "the broker to let the topic be read")
-        return found[-1]
+        (found,) = await until(read, "the broker to let the topic be read")
+        return found
 
     def _read(self) -> list[tuple[UUID, str]]:
         kafka, topic = self.lab.home.addresses()["LAB_KAFKA"], self.arm.topic(ORDERS)
@@ -192,15 +189,6 @@ async def place(stack: Lab, arm: PublisherArm) -> AsyncIterator[Place]:
         asyncpg.create_pool(f"{server}/{arm.database(ORDERS)}", min_size=0, max_size=2) as database,
     ):
         yield Place(stack, arm, http, database)
-
-
-@contextmanager
-def suppress_late() -> Iterator[None]:
-    """A failpoint that not every process has taken in within 15 s is armed all the same: who meets it is looked at."""
-    try:
-        yield
-    except client.Refused as error:
-        assert error.status == 409, error  # noqa: PT017
 
 
 async def test_a_dual_write_after_the_commit_that_dies_between_leaves_an_intent_that_nobody_publishes(

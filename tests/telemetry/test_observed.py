@@ -29,17 +29,14 @@ def gaps(lab: Lab) -> Gaps:
     began = time.time()
 
     def ask(explains_s: float = 60) -> dict[tuple[str, str], Any]:
-        answers: list[Any] = []
-
-        def answered() -> bool:
+        def answered() -> Any:
             # the window moves on while a scrape is waited for, and must not lose the last one before the test
             window = ("--window", f"{time.time() - began + 90:.0f}s", "--explains", f"{explains_s:.0f}s")
-            answers.append(json.loads(lab.cli("telemetry", "gap", "--timeout", "60s", "--json", *window)))
-            return True
+            return json.loads(lab.cli("telemetry", "gap", "--timeout", "60s", "--json", *window))
 
-        lab.until(answered, "the telemetry gap to be read", 180)
-        assert answers[-1]["unexplained"] == 0
-        return {(one["arm"], one["signal"]): one for one in answers[-1]["signals"]}
+        answer = lab.until(answered, "the telemetry gap to be read", 180)
+        assert answer["unexplained"] == 0
+        return {(one["arm"], one["signal"]): one for one in answer["signals"]}
 
     return ask
 
@@ -72,10 +69,7 @@ def test_without_faults_every_living_process_has_counted_every_row_that_it_wrote
 def test_what_a_sigkill_takes_along_is_exactly_what_was_applied_after_the_last_scrape(
     lab: Lab, told: Prometheus, gaps: Gaps
 ) -> None:
-    living: dict[str, str] = {}
-    # a scrape that failed makes a series stale
-    lab.until(lambda: living.update(lives(told)) or ARM in living, f"{ARM} to be scraped")
-    before = living[ARM]
+    before = lab.until(lambda: lives(told).get(ARM), f"{ARM} to be scraped")  # a failed scrape makes a series stale
     frozen = time.time()
     lab.cli("freeze", "prometheus")
     try:

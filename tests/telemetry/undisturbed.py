@@ -3,9 +3,7 @@
 Only where that is seen to have happened, and four times at most: the last one is as it is.
 """
 
-import contextlib
 import json
-import time
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -13,7 +11,7 @@ from services.stack.parts import PARTS
 from tests.conftest import Lab
 from tests.telemetry.conftest import Prometheus
 from tests.telemetry.journeys import Journey, Traces
-from tests.waiting import PASSING
+from tests.waiting import comes
 
 TIMES: Final = 4
 _SLOW: Final = ("timeout", "connection_lost")
@@ -29,12 +27,12 @@ def whole(
     """
     for _ in range(TIMES - 1):
         before, journey = _lost(lab), place()
-        if _comes(lambda journey=journey: told(journey), within_s):  # type: ignore[misc]
+        if comes(lambda journey=journey: told(journey), within_s):  # type: ignore[misc]
             return journey
-        if not _asked(lab, lambda journey=journey: _not_applied(traces, journey)) and _lost(lab) == before:  # type: ignore[misc]
+        if not _not_applied(lab, traces, journey) and _lost(lab) == before:  # type: ignore[misc]
             return journey
     last = place()
-    _comes(lambda: told(last), within_s)
+    comes(lambda: told(last), within_s)
     return last
 
 
@@ -42,7 +40,7 @@ def in_time(lab: Lab, place: Callable[[], Journey], told: Callable[[Journey], An
     """An order of which this is told and no process says that it was put off because an answer did not come in time."""
     for _ in range(TIMES - 1):
         journey = place()
-        _comes(lambda journey=journey: told(journey) or timed_out(lab, journey), 120)  # type: ignore[misc]
+        comes(lambda journey=journey: told(journey) or timed_out(lab, journey), 120)  # type: ignore[misc]
         if not timed_out(lab, journey):
             return journey
     return place()
@@ -61,10 +59,11 @@ def said_of(lab: Lab, journey: Journey) -> list[dict[str, Any]]:
     return lines
 
 
-def _not_applied(traces: Traces, journey: Journey) -> bool:
+def _not_applied(lab: Lab, traces: Traces, journey: Journey) -> bool:
     """Whether the message was processed with another outcome."""
-    spans = [span for span in traces.of(journey.trace_id) if span.name.startswith("process ")]
-    return any(span.tags.get("delivery.outcome") != "applied" for span in spans)
+    (spans,) = lab.until(lambda: [traces.of(journey.trace_id)], "the trace store to answer", 120)
+    outcomes = [span.tags.get("delivery.outcome") for span in spans if span.name.startswith("process ")]
+    return any(outcome != "applied" for outcome in outcomes)
 
 
 def _lost(lab: Lab) -> Any:
@@ -75,24 +74,4 @@ def _lost(lab: Lab) -> Any:
         dropped = [series["value"][1] for series in prometheus.query(_DROPPED)]
         return {name: process["restarts"] for name, process in lab.status().items()}, dropped
 
-    return _asked(lab, lost)
-
-
-def _asked(lab: Lab, question: Callable[[], Any]) -> Any:
-    """The answer, when there is one."""
-    answers: list[Any] = []
-    lab.until(lambda: answers.append(question()) or answers, "an answer", 120)
-    return answers[-1]
-
-
-def _comes(condition: Callable[[], Any], timeout_s: float) -> bool:
-    """Whether the condition comes to hold in time."""
-    deadline = time.monotonic() + timeout_s
-    while True:
-        late = time.monotonic() > deadline
-        with contextlib.suppress(*PASSING):
-            if condition():
-                return True
-        if late:
-            return False
-        time.sleep(0.3)
+    return lab.until(lost, "Prometheus and the supervisor to answer", 120)

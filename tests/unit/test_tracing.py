@@ -25,6 +25,7 @@ from services.telemetry.budget import Budget
 from services.telemetry.exporting import Outlet, SpanFile, document
 from services.telemetry.tracecontext import continue_trace
 from services.telemetry.tracing import Tracer, context_of, new_context, operation_context, traceparent_of
+from tests.waiting import comes
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 ORDER = b'{"order_id":"o-1","customer_id":"c-1","amount_cents":1,"currency":"EUR"}'
@@ -249,12 +250,9 @@ def test_an_exporter_that_fails_is_tried_again_and_its_spans_are_counted(monkeyp
             taken.append(len(spans))
 
     outlet = Outlet("moody", Moody, dropped.append)
-    deadline = time.monotonic() + 30
     for seen in ((0, 1), (1, 1), (2, 1), (2, 2)):
         outlet.put(a_span())
-        while (len(dropped), len(taken)) != seen:
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
+        assert comes(lambda seen=seen: (len(dropped), len(taken)) == seen, 30), (dropped, taken)
     outlet.close(30)
     assert next(tries, None) is None
 
