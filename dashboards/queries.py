@@ -138,6 +138,7 @@ def _behind(place: str, by: str) -> str:
 
 
 RETRY_WAITING: Final = _behind("retry", "arm, topic")
+CIRCUITS: Final = f"max by (arm) (delivery_circuit_open{{{CONSUMERS}}})"
 RETRY_WAITING_BY_ARM: Final = _behind("retry", "arm")
 RETRY_SHARE: Final = (
     f'sum by (arm) (rate(delivery_topic_end_offsets_total{{place="retry", {CONSUMERS}}}{_WINDOW})) / '

@@ -1,11 +1,11 @@
-"""Retries and dead letters: tiers, reasons, depth, redrives."""
+"""Retries and dead letters: tiers, reasons, depth, the circuit, redrives."""
 
 from typing import Any, Final
 
 from dashboards import queries as q
 from dashboards.layout import board
 from dashboards.palette import BROKEN, EXPECTED, GOOD
-from dashboards.panels import Panel, Reading, bars, chart, number
+from dashboards.panels import Panel, Reading, bars, chart, number, states
 from dashboards.sources import now, over_time
 
 UID: Final = "lab-retries-and-dead-letters"
@@ -19,6 +19,7 @@ def retries_and_dead_letters() -> dict[str, Any]:
         "What failed and may pass, what never will, and what was sent again.",
         [
             (5, [(8, _depth()), (8, _waiting_now()), (8, _arrived())]),
+            (5, [(24, _circuits())]),
             (8, [(8, _inflow()), (8, _tiers()), (8, _reasons())]),
             (8, [(8, _waiting()), (8, _share()), (8, _letters_per_minute())]),
             (8, [(8, _letter_reasons()), (8, _redrives()), (8, _redelivery())]),
@@ -48,6 +49,17 @@ def _arrived() -> Panel:
     bounds = ((None, GOOD), (1.0, EXPECTED))
     queries = [now(q.DEAD_LETTERS, "{{arm}}")]
     return number("Dead letters ever, by arm", reading, queries, "short", bounds=bounds)
+
+
+def _circuits() -> Panel:
+    reading = Reading(
+        "Whether the circuit breaker holds back the calls to the provider: in an outage nobody calls but for a trial "
+        "now and then, and waiting costs no attempt. Arms without tiers have none.",
+        "green.",
+        runbooks=("RetryStorm",),
+    )
+    words = {"0": ("calls pass", GOOD), "1": ("calls held back", EXPECTED)}
+    return states("Circuit to the provider, by arm", reading, [over_time(q.CIRCUITS, "{{arm}}")], words)
 
 
 def _inflow() -> Panel:

@@ -27,6 +27,8 @@ async def equipped(process: Process, arm: ConsumerArm) -> AsyncIterator[Tools]:
     try:
         await patience.until_done("ask the broker", lambda: ask_broker(settings.kafka))
         async with Provider(settings, arm.name, process.life, breaker=arm.retries) as provider:
+            if arm.retries:
+                process.metrics.observe("delivery.circuit.open", lambda: [(provider.held_back, {"arm": arm.name})])
             yield Tools(
                 arm,
                 settings,

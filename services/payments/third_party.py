@@ -39,6 +39,11 @@ class Provider:
         self._breaker = breaker  # without it the circuit is never asked
         self._slots = {path: asyncio.Semaphore(slots) for path in ("/v1/charges", "/v1/emails")}
 
+    @property
+    def held_back(self) -> bool:
+        """Whether the circuit lets no call pass, or only the one that tries."""
+        return self.circuit.state != "closed"
+
     async def __aenter__(self) -> Self:
         self._session = aiohttp.ClientSession(timeout=self._timeout, headers={"User-Agent": self._agent})
         return self

@@ -441,6 +441,21 @@ METRICS: Final = {
             emitters=tuple(Emitter(part) for arm in CONSUMER_ARMS.values() for part in _consumers(arm)),
         ),
         Metric(
+            name="delivery.circuit.open",
+            kind="gauge",
+            unit="{circuit}",
+            prometheus="delivery_circuit_open",
+            description="1 while the circuit breaker holds back this process's calls to the provider, or tries one; "
+            "0 while they pass. Waiting for it costs a message no attempt.",
+            labels=("arm",),
+            emitters=tuple(
+                Emitter(part, {"arm": (arm.name,)})
+                for arm in CONSUMER_ARMS.values()
+                if arm.retries
+                for part in _consumers(arm)
+            ),
+        ),
+        Metric(
             name="delivery.telemetry.dropped",
             kind="counter",
             unit="{item}",

@@ -5,6 +5,7 @@ Every case sends its own records and looks at their ids only. Both arms read the
 
 import asyncio
 import json
+import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
@@ -29,6 +30,8 @@ from services.relay.__main__ import REDRIVES
 from services.relay.records import redelivery_of
 from services.stack import client, control
 from services.stack.nemesis import read_faults
+from services.stack.parts import PARTS
+from services.stack.prometheus import targets
 from services.stack.provision import SERVICES
 from services.storage.postgres import statements
 from tests.conftest import free_home, say
@@ -118,6 +121,11 @@ class Bench:
                 arm, effect, [str(i) for i in ids],
             )  # fmt: skip
         return Counter({row["message_id"]: row["n"] for row in rows})
+
+    def exposed(self, process: str) -> str:
+        """What Prometheus is told by a process now."""
+        with urllib.request.urlopen(f"http://{targets(self.home, PARTS)[process]}/metrics", timeout=10) as answer:
+            return str(answer.read(), "utf-8")
 
     async def letters(self, arm: str, places: Sequence[str]) -> dict[str, Any]:
         """Dead letters of these coordinates."""
@@ -532,11 +540,17 @@ async def test_an_absent_a_silent_and_a_failing_provider_cost_nothing(bench: Ben
         await until(deferred, f"calls to fail for {reason}")
         return sent
 
+    def circuits(opened: int) -> bool:
+        """Whether each arm's own process says so of its circuit."""
+        return all(f'delivery_circuit_open{{arm="{arm}"}} {opened}.0' in bench.exposed(f"arm.{arm}#0") for arm in ARMS)
+
     await bench.hold_down("provider")
     absent = await sent_in_vain("connection")
+    await until(lambda: circuits(1), "the circuits to open")
     await bench.act("restart", "provider")
     await bench.ready()
     await bench.drained()
+    await until(lambda: circuits(0), "the circuits to close")
 
     await bench.act("freeze", "provider")
     silent = await sent_in_vain("timeout")

@@ -58,6 +58,7 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "delivery.loop_lag": ('count({name}_count{{part!="auditor"}} > 0) >= 12',),
     "delivery.process_info": ('count({name}{{life=~"[0-9a-f-]{{36}}"}}) >= 13',),
     "delivery.counted_until_timestamp": ("count(time() - {name} < 60) >= 7",),
+    "delivery.circuit.open": ("count({name} >= 0) == 4",),
     "delivery.telemetry.dropped": ("count({name}) >= 12",),
     "process.memory.usage": ("count({name} > 1e7) >= 13",),
     "process.cpu.time": ("count({name} > 0) >= 13",),
