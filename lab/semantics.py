@@ -199,7 +199,16 @@ def _sections(results: dict[str, Proved]) -> Iterator[str]:
     yield from _questions("## How it fails", FAILURES, results)
     yield from _table(
         "## What was played",
-        ("scenario", "teaches", "came out as", "seed", "requests", "kills", "damage that had to be"),
+        (
+            "scenario",
+            "teaches",
+            "came out as",
+            "seed",
+            "requests",
+            "kills",
+            "damage that had to be",
+            "alerts that fired, as it says",
+        ),
         _played(results),
     )
 
@@ -291,13 +300,16 @@ def _played(results: dict[str, Proved]) -> Iterator[tuple[str, ...]]:
         found, scenario = results.get(name), read(name)
         if found is None:
             why = "long, not part of `make proof`" if scenario.long else "not played yet"
-            yield f"`{name}`", scenario.teaches, why, "", "", "", ""
+            yield f"`{name}`", scenario.teaches, why, "", "", "", "", ""
             continue
         damage = ", ".join(f"{what} {many:,}" for what, many in found.damage.items())
-        as_expected = "" if found.as_expected else f", expected {found.expected}"
+        as_expected = "" if found.verdict == found.expected else f", expected {found.expected}"
+        alerts = ", ".join(name for name in found.alerts if name != "Watchdog")
+        if found.alerts_wrong:
+            alerts += f"; **no**: {', '.join(found.alerts_wrong)}"
         yield (
             f"`{name}`", scenario.teaches, f"{found.verdict}{as_expected}", str(found.seed), f"{found.requests:,}",
-            str(found.kills), damage,
+            str(found.kills), damage, alerts,
         )  # fmt: skip
 
 

@@ -37,10 +37,12 @@ class Proved(msgspec.Struct, frozen=True):
     kills: int
     exercised: dict[str, int]
     damage: dict[str, int]  # what had to come out broken
+    alerts: list[str]  # that fired
+    alerts_wrong: list[str]  # not as the scenario says that they must, or must not
 
     @property
     def as_expected(self) -> bool:
-        return self.verdict == self.expected
+        return self.verdict == self.expected and not self.alerts_wrong
 
 
 def digest() -> str:
@@ -83,6 +85,8 @@ def _of(run: Mapping[str, Any]) -> Proved:
         kills=sum(fault["fault"] == "kill" for fault in run["faults"]),
         exercised={name: many for name, many in run["seen"].items() if many},
         damage=run["controls"],
+        alerts=sorted({alert["name"] for alert in run["alerts"]}),
+        alerts_wrong=run["alerts_wrong"],
     )
 
 
@@ -103,7 +107,8 @@ def main() -> None:
         took_s = time.monotonic() - begun
         if found is None or not found.as_expected:
             bad.append(name)
-        tell(f"{name}: {'could not be played' if found is None else found.verdict} ({took_s:.0f} s)")
+        said = "could not be played" if found is None else "; ".join([found.verdict, *found.alerts_wrong])
+        tell(f"{name}: {said} ({took_s:.0f} s)")
         if found is not None:
             before[name] = found
             FILE.write_bytes(msgspec.json.format(msgspec.json.encode(dict(sorted(before.items()))), indent=2) + b"\n")
