@@ -1,7 +1,7 @@
 """Long proofs, one after another, each on a lab that it starts: `python -m loadtest.storms [NAME...]`.
 
 Without names, what has not been seen to hold yet: a run that was cut off goes on where it stopped. Results are kept in
-LAB_HOME/storms.jsonl. Exit 0 when everything that ran held, 1 when not, 2 for a name that there is not.
+docs/storms.json, of which docs/storms.md is made. Exit 0 when everything that ran held, 1 when not, 2 for a name that there is not.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import msgspec
 
 from loadtest.storms import page
 from loadtest.storms.bench import CAUGHT_UP_S, Bench, Stopped
-from loadtest.storms.proof import FILE, Proof, Result, left, read, write
+from loadtest.storms.proof import Proof, Result, left, read, write
 from loadtest.storms.table import PROOFS
 from services.stack import client, control
 from services.stack.errors import StackError
@@ -38,17 +38,16 @@ def main() -> None:
     """Run the proofs of the command line."""
     options = _options()
     home = Home.from_environment()
-    file = home.path / FILE
     if options.list:
-        sys.stdout.writelines(f"{_state(proof, file):<8} {proof.name:<28} {proof.promise}\n" for proof in PROOFS)
+        sys.stdout.writelines(f"{_state(proof):<8} {proof.name:<28} {proof.promise}\n" for proof in PROOFS)
         return
     if unknown := sorted(set(options.names) - {proof.name for proof in PROOFS}):
         say(f"unknown proof {unknown[0]!r}; the proofs are: {', '.join(proof.name for proof in PROOFS)}")
         sys.exit(2)
-    chosen = [proof for proof in PROOFS if proof.name in options.names] or left(PROOFS, read(file))
+    chosen = [proof for proof in PROOFS if proof.name in options.names] or left(PROOFS, read())
     results = [] if options.page else list(_run(home, chosen, options.seed))
     if options.page:
-        page.write(read(file))
+        page.write(read())
     if options.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(results), indent=2).decode() + "\n")
     sys.exit(0 if all(result.holds for result in results) else 1)
@@ -60,14 +59,14 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("names", nargs="*", metavar="NAME", help="proofs; by default those that are left")
     parser.add_argument("--list", action="store_true", help="list the proofs and what was seen of them")
-    parser.add_argument("--page", action="store_true", help="only write docs/storms.md from the results")
+    parser.add_argument("--page", action="store_true", help="only make docs/storms.md from docs/storms.json")
     parser.add_argument("--json", action="store_true", help="one JSON document on stdout")
     parser.add_argument("--seed", type=int, default=1)
     return parser.parse_args()
 
 
-def _state(proof: Proof, file: Path) -> str:
-    result = read(file).get(proof.name)
+def _state(proof: Proof) -> str:
+    result = read().get(proof.name)
     return "left" if result is None else "held" if result.holds else "BROKEN"
 
 
@@ -83,7 +82,8 @@ def _run(home: Home, proofs: Sequence[Proof], seed: int) -> Iterator[Result]:
                 control.up(home, faults=True, seed=seed, only=wanted, say=lambda _: None)
                 shape = wanted
             result = _carry_out(home, proof, seed)
-            write(home.path / FILE, result)
+            write(result)
+            page.write(read())
             yield result
     finally:
         control.down(home, lambda _: None)

@@ -1,6 +1,6 @@
-"""What a long proof is, and what it found: plain data, kept as JSON lines."""
+"""What a long proof is, and what it found: plain data; the last result of each is kept beside the page made of them."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,7 +11,7 @@ from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER
 if TYPE_CHECKING:
     from loadtest.storms.bench import Bench
 
-FILE: Final = "storms.jsonl"  # in the lab's folder
+FILE: Final = Path(__file__).parents[2] / "docs" / "storms.json"
 RETRYING: Final = tuple(arm.name for arm in CONSUMER_ARMS.values() if arm.retries)
 
 
@@ -52,24 +52,19 @@ class Result(msgspec.Struct, frozen=True, kw_only=True):
         return not self.stopped and bool(promised) and all(promised)
 
 
-def read(file: Path) -> dict[str, Result]:
-    """The last result of each proof; lines that are cut or of another shape are skipped."""
-    found: dict[str, Result] = {}
-    for line in file.read_bytes().splitlines() if file.exists() else []:
-        try:
-            result = msgspec.json.decode(line, type=Result)
-        except msgspec.DecodeError:
-            continue
-        found[result.proof] = result
-    return found
+def read(file: Path = FILE) -> dict[str, Result]:
+    """The last result of each proof; none where there is no such file."""
+    return msgspec.json.decode(file.read_bytes(), type=dict[str, Result]) if file.exists() else {}
 
 
-def write(file: Path, result: Result) -> None:
-    """Add a result."""
-    with file.open("ab") as lines:
-        lines.write(msgspec.json.encode(result) + b"\n")
+def write(result: Result, file: Path = FILE) -> None:
+    """Keep a result in place of the one before; the file is written whole or not at all."""
+    results = {**read(file), result.proof: result}
+    part = file.with_suffix(".part")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(dict(sorted(results.items()))), indent=2) + b"\n")
+    part.replace(file)
 
 
-def left(proofs: Iterable[Proof], results: dict[str, Result]) -> list[Proof]:
+def left(proofs: Iterable[Proof], results: Mapping[str, Result]) -> list[Proof]:
     """The proofs that have not been seen to hold yet."""
     return [proof for proof in proofs if proof.name not in results or not results[proof.name].holds]
