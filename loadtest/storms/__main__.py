@@ -1,7 +1,8 @@
 """Long proofs, one after another, each on a lab that it starts: `python -m loadtest.storms [NAME...]`.
 
 Without names, what has not been seen to hold yet: a run that was cut off goes on where it stopped. Results are kept in
-docs/storms.json, of which docs/storms.md is made. Exit 0 when everything that ran held, 1 when not, 2 for a name that there is not.
+docs/storms.json, of which docs/storms.md is made. Exit 0 when everything that ran held, 1 when not, 2 for a name that
+there is not.
 """
 
 import argparse

@@ -26,7 +26,8 @@ def _lines(results: Mapping[str, Result]) -> Iterator[str]:
     yield (
         "Proofs that take too long for the test suite. `make storms` runs what has not been seen to hold yet, each on "
         "a lab of its arms; `.venv/bin/python -m loadtest.storms NAME` runs one again. This page is made from the "
-        "results (docs/storms.json): what was seen last. A finding without a mark promises nothing; ✗ is a broken promise."
+        "results (docs/storms.json): what was seen last. A finding without a mark promises nothing; ✗ is a broken "
+        "promise."
     )
     yield ""
     yield "| proof | last seen | requests | struck |"
