@@ -70,7 +70,7 @@ async def _judge(place: Home, run: str | None, ledger: Path | None) -> AuditDocu
     document = await carry_out(
         settings, run, ledger=ledger, arms=arms.consumers, publishers=arms.publishers, say=_progress()
     )
-    findings = Findings(settings)
+    findings = Findings(settings, ())
     with contextlib.suppress(Unreachable):
         await findings.keep(document)
     await findings.close()

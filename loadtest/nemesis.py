@@ -245,7 +245,7 @@ class Nemesis:
         names = [f"arm.{step.arm}"]
         self._act("kill", names, hold=True)
         try:
-            _delete_group(self._settings.kafka, CONSUMER_ARMS[step.arm].group)
+            delete_group(self._settings.kafka, CONSUMER_ARMS[step.arm].group)
         finally:
             self._act("restart", names)
 
@@ -259,7 +259,7 @@ def told(do: Do) -> None:
             raise
 
 
-def _delete_group(bootstrap: str, group: str) -> None:
+def delete_group(bootstrap: str, group: str) -> None:
     """Delete a group as soon as it has no members. Raises KafkaException when it still has after 30 s."""
     admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0, "error_cb": lambda _: None})
     deadline = time.monotonic() + _PATIENCE_S

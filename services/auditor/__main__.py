@@ -57,7 +57,8 @@ class Auditor:
         self.consumers = [arm for arm in CONSUMER_ARMS.values() if arm.name in consumers]
         self._stores = Stores(settings, None)
         self._taking = Taking(settings, self.publishers, self.consumers)
-        self._findings = Findings(settings)
+        audited = [*(arm.name for arm in self.publishers), *(arm.name for arm in self.consumers)]
+        self._findings = Findings(settings, audited)
         self._counted: dict[tuple[str, ...], int] = {}
         self._told_at = 0.0
         self._promised = False  # written down

@@ -34,10 +34,13 @@ class Totals(msgspec.Struct, frozen=True):
 
 
 class Findings:
-    """The database `auditor`. All methods raise Unreachable."""
+    """The database `auditor`. All methods raise Unreachable.
 
-    def __init__(self, settings: Settings) -> None:
-        self._server, self._connections = settings.ledger, Connections()
+    `arms`: those that are audited. A lab may run with others than before: what was found of those stands as it is.
+    """
+
+    def __init__(self, settings: Settings, arms: Iterable[str]) -> None:
+        self._server, self._connections, self._arms = settings.ledger, Connections(), list(arms)
 
     async def totals(self) -> Totals:
         """What the counters stand at."""
@@ -64,7 +67,7 @@ class Findings:
         """Take back all that was lost or unexpected and is not among these: found by a life or a reading before."""
         places = [(*one.row.split("/"), one.state, text_of(one.key)) for one in standing]
         columns = list(map(list, zip(*places, strict=True))) if places else [[] for _ in range(5)]
-        await self._fetch("reconcile", *columns)
+        await self._fetch("reconcile", *columns, self._arms)
 
     async def write_rows(self, at: datetime, rows: Collection[AuditRow]) -> None:
         """What the last pass counted."""
@@ -86,7 +89,7 @@ class Findings:
                 message_id=message if isinstance(key_of(message), bytes) else None,
                 key=message if hop == "accept" else None,
             )
-            for hop, arm, effect, state, message, many in await self._fetch("untold", _TOLD_AT_ONCE)
+            for hop, arm, effect, state, message, many in await self._fetch("untold", _TOLD_AT_ONCE, self._arms)
         ]  # fmt: skip
 
     async def standing(self) -> list[Evidence]:

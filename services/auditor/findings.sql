@@ -15,9 +15,9 @@ UPDATE findings f SET gone_at = clock_timestamp(), taken_back = taken_back + 1
   FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[]) AS g (hop, arm, effect, state, message)
  WHERE (f.hop, f.arm, f.effect, f.state, f.message) = (g.hop, g.arm, g.effect, g.state, g.message) AND f.gone_at IS NULL;
 
--- reconcile: take back what does not stand any more
+-- reconcile: take back what does not stand any more, of the arms that were audited
 UPDATE findings f SET gone_at = clock_timestamp(), taken_back = taken_back + 1
- WHERE f.gone_at IS NULL AND f.state IN ('lost', 'unexpected') AND NOT EXISTS (
+ WHERE f.gone_at IS NULL AND f.state IN ('lost', 'unexpected') AND f.arm = ANY ($6) AND NOT EXISTS (
        SELECT FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[])
            AS s (hop, arm, effect, state, message)
         WHERE (s.hop, s.arm, s.effect, s.state, s.message) = (f.hop, f.arm, f.effect, f.state, f.message));
@@ -40,8 +40,8 @@ SELECT r.hop, r.arm, r.effect, $1::timestamptz, r.c1, r.c2, r.c3, r.c4, r.c5, r.
 -- write_promises: those of this lab
 INSERT INTO promises SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[]) ON CONFLICT DO NOTHING;
 
--- untold: findings that nobody has looked into
-SELECT hop, arm, effect, state, message, many FROM findings WHERE why IS NULL AND gone_at IS NULL
+-- untold: findings that nobody has looked into, of these arms
+SELECT hop, arm, effect, state, message, many FROM findings WHERE why IS NULL AND gone_at IS NULL AND arm = ANY ($2)
 ORDER BY found_at DESC LIMIT $1;
 
 -- standing: what was found and not taken back

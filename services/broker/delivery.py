@@ -83,9 +83,10 @@ class _Thread(driver.AIOKafkaConsumerThread):
                 await coordinator._do_commit_offsets(None, _offsets(positions))
 
     async def seek_to_committed(self) -> Mapping[Any, int]:
-        """Go back to the committed positions, returned.
+        """Go back to the committed positions, returned; where nothing is committed, to where the log begins.
 
-        aiokafka's own method leaves a partition where it is when its committed position is 0.
+        Somebody may have deleted the group's offsets: reading all again loses nothing. aiokafka's own method leaves a
+        partition where it is when its committed position is 0.
         """
         positions: Mapping[Any, int] = await self.call_thread(self._seek_all)
         return positions
@@ -94,6 +95,8 @@ class _Thread(driver.AIOKafkaConsumerThread):
         consumer, positions = self._ensure_consumer(), {}
         for tp in consumer.assignment():
             offset = await consumer.committed(tp)
+            if offset is None:
+                offset = (await consumer.beginning_offsets([tp]))[tp]
             # one that was revoked meanwhile starts at its committed position wherever it is assigned next
             with contextlib.suppress(IllegalStateError):
                 consumer.seek(tp, offset)

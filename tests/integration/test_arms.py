@@ -19,6 +19,7 @@ import pytest
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient
 
+from loadtest.nemesis import delete_group
 from services.broker.reader import bounds, committed
 from services.broker.topics import MAIN_TOPICS, topics_of
 from services.domain.arms import CONSUMER_ARMS
@@ -658,3 +659,19 @@ async def test_arms_outlive_the_death_of_a_server(bench: Bench, server: str) -> 
     await check(bench, [*first, *charged, *second], ("record",))
     await check(bench, [*charged, *second], ("charge",))
     assert await bench.restarts(*names) == before, "an arm was restarted"
+
+
+async def test_a_group_whose_offsets_somebody_deleted_reads_the_log_from_its_begin(bench: Bench) -> None:
+    sent = await bench.send_messages(60, "record,charge")
+    await bench.drained()
+    for arm in ARMS:
+        await bench.hold_down(f"arm.{arm}#0")
+        await asyncio.to_thread(delete_group, bench.kafka, CONSUMER_ARMS[arm].group)
+        await bench.act("restart", f"arm.{arm}#0")
+    await bench.ready()
+    later = await bench.send_messages(20, "record,charge")
+    await bench.drained()
+    await check(bench, [*sent, *later], ("record", "charge"))
+    for effect in ("record", "charge"):
+        again = await bench.applied("at_least_once", effect, sent)
+        assert set(duplicated(again)) == {message.id for message in sent}, "it has no memory"

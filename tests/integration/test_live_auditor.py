@@ -22,6 +22,7 @@ import msgspec
 import pytest
 
 from services.auditor import taking
+from services.auditor.findings import Findings
 from services.auditor.live import GRACE_S, Found
 from services.auditor.taking import Taking
 from services.domain.arms import PUBLISHER_ARMS
@@ -203,6 +204,21 @@ async def test_the_process_finds_a_ghost_and_its_counters_outlive_it(settings: S
     finally:
         await payments.execute("DELETE FROM at_least_once.records WHERE message_id = $1", ghost)
         await payments.close()
+
+
+async def test_what_was_found_of_an_arm_that_is_not_audited_now_stands_untouched(settings: Settings) -> None:
+    findings, lost = Findings(settings, ["mine"]), {arm: uuid4() for arm in ("mine", "other")}
+    database = await connect(settings.ledger, "auditor", name="test")
+    try:
+        await findings.write([Found(f"process/{arm}/record", "lost", key.bytes, 1) for arm, key in lost.items()])
+        assert {item.arm for item in await findings.untold()} == {"mine"}
+        await findings.reconcile([])
+        query = "SELECT arm FROM findings WHERE gone_at IS NULL AND arm = ANY ($1)"
+        assert [arm for (arm,) in await database.fetch(query, list(lost))] == ["other"]
+    finally:
+        await database.execute("DELETE FROM findings WHERE arm = ANY ($1)", list(lost))
+        await database.close()
+        await findings.close()
 
 
 async def the_verdict_says_so(settings: Settings) -> None:
