@@ -83,6 +83,10 @@ def _of_calls() -> Iterator[tuple[str, ...]]:
         f"the process calls nobody for {FIRST_PAUSE_S:g} s, doubled up to {LONGEST_PAUSE_S:g} s, until one trial call "
         "is answered: who waits and the trial use no attempt",
     )
+    yield (
+        f"HTTP {policy.TOO_LATE_STATUS} (a key that is not known, after the time up to which a repeat is safe)",
+        "dead-lettered at once as `uncertain`",
+    )
     yield "other HTTP 4xx", "dead-lettered at once as `refused`"
     yield "bytes that cannot be decoded, unknown type, invalid payload, no message id", "dead-lettered at once"
     yield "same message id with another payload", "dead-lettered at once as `conflict`, with both digests"

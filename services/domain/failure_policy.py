@@ -16,6 +16,7 @@ Reason = Literal[
     "provider_error",
     "database",
     "refused",
+    "uncertain",  # refused, because the time is over up to which a repeat would be known: was it done before?
     "invalid",
     "attempts",  # retryable, but tried as often as is allowed
 ]
@@ -28,6 +29,7 @@ NO_ANSWER: Final = OUTAGE - {"connection"}
 
 # Request time-out, in progress (409 of the Idempotency-Key draft), too early, too many requests: RFC 9110, 8470, 6585.
 RETRYABLE_STATUS: Final = {408: "timeout", 409: "busy", 425: "busy", 429: "rate_limited"}
+TOO_LATE_STATUS: Final = 412  # Precondition Failed (RFC 9110): a key that is not known, after Lab-Not-After
 # SQLSTATE classes: connection, transaction rollback (serialization, deadlock), resources, operator, system; 55P03 is a
 # lock that was not available. Integrity (23) and data (22) errors would come again.
 RETRYABLE_SQLSTATE: Final = ("08", "40", "53", "55P03", "57", "58", "25P03")
@@ -87,7 +89,7 @@ def of_http(status: int, detail: str = "", retry_after_s: float = 0.0) -> Failur
         return Failure("provider_error", True, detail, retry_after_s)
     if (reason := RETRYABLE_STATUS.get(status)) is not None:
         return Failure(reason, True, detail, retry_after_s)  # type: ignore[arg-type]  # the table's values are reasons
-    return Failure("refused", False, detail)
+    return Failure("uncertain" if status == TOO_LATE_STATUS else "refused", False, detail)
 
 
 def of_sqlstate(sqlstate: str, detail: str = "") -> Failure:

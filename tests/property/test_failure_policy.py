@@ -8,6 +8,7 @@ from services.domain.failure_policy import (
     GIVE_UP_AFTER_S,
     LONGEST_DELAY_S,
     RETRYABLE_STATUS,
+    TOO_LATE_STATUS,
     DeadLetter,
     Failure,
     GiveUp,
@@ -77,7 +78,7 @@ def test_all_tries_of_one_call_are_bounded_in_number(draw: float) -> None:
 def test_of_http_the_table_and_all_5xx_are_retryable(status: int) -> None:
     failure = of_http(status)
     assert failure.retryable is (status >= 500 or status in RETRYABLE_STATUS)
-    assert failure.retryable or failure.reason == "refused"
+    assert failure.retryable or failure.reason == ("uncertain" if status == TOO_LATE_STATUS else "refused")
 
 
 @given(sqlstates)

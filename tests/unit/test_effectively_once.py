@@ -10,13 +10,14 @@ import msgspec
 import pytest
 
 from services.domain.arms import CONSUMER_ARMS
+from services.domain.failure_policy import of_http
 from services.domain.messages import ORDERS, Coordinates, Message, digest
 from services.domain.orders import Order
 from services.failpoints import Failpoints
 from services.payments.arms.base import Tools
 from services.payments.arms.effectively_once import FULL_BATCH, EffectivelyOnce
 from services.payments.observer import Observer
-from services.payments.patience import Patience
+from services.payments.patience import CallFailed, Patience
 from services.payments.trail import Trails
 from services.settings import Settings
 from services.stack.provision import SERVICES
@@ -49,10 +50,13 @@ class Provider:
     def __init__(self) -> None:
         self.charged_ids: list[UUID] = []
         self.known: set[str] = set()
+        self.answers: int | None = None  # an HTTP status, instead of a charge
 
     async def charge(self, message: Message, *, key: str, not_after: datetime) -> None:
         assert key == str(message.id)
         assert not_after > datetime.now(UTC)
+        if self.answers is not None:
+            raise CallFailed(of_http(self.answers))
         self.charged_ids.append(message.id)
 
     async def charged(self, key: str) -> bool:
@@ -123,6 +127,16 @@ async def test_a_repeat_within_the_chunk_takes_nothing_from_the_first_one(
     letters = (await arm.apply([first, repeat])).letters
     assert provider.charged_ids == inbox.completed == [first.id]
     assert [letter.at for letter in letters] == ([repeat.at] if decision == "conflict" else [])
+
+
+@pytest.mark.parametrize(("status", "reason"), [(412, "uncertain"), (422, "refused"), (400, "refused")])
+async def test_a_charge_that_came_too_late_is_uncertain_and_one_that_is_refused_is_refused(
+    arm: EffectivelyOnce, inbox: Inbox, provider: Provider, status: int, reason: str
+) -> None:
+    provider.answers = status
+    (letter,) = (await arm.apply([message(uuid4(), 0)])).letters
+    assert letter.reason == reason
+    assert not inbox.completed
 
 
 @pytest.mark.parametrize(("decision", "charges"), [("duplicate", 0), ("conflict", 0), ("resumed", 1)])

@@ -87,7 +87,8 @@ class Tools(msgspec.Struct, frozen=True):
                 failed, outcome = error.failure.reason, outcome_of(error.failure)
                 if error.failure.retryable:
                     return Deferred(message, error.failure, message.attempts + error.counts)
-                return Letter(message.at, message.id, "refused", f"{effect}: {error}")
+                reason = "uncertain" if failed == "uncertain" else "refused"
+                return Letter(message.at, message.id, reason, f"{effect}: {error}")
             finally:
                 tally[outcome] += 1
                 if trail is not None:
