@@ -23,7 +23,7 @@ from services.domain.audit import AuditDocument
 from services.domain.verdict import judge_run
 from services.settings import read_settings
 from services.stack import client
-from services.stack.drain import Arms, Waiting, drain
+from services.stack.drain import Arms, Waiting, drain, look
 from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.own import Manifest
@@ -40,6 +40,9 @@ VERSIONS_OF: Final = (
 _TICK_S: Final = 0.1
 _READY_S: Final = 180.0
 _AUDITS: Final = 5  # until two in a row are equal
+_CATCH_UP_S: Final = 180.0
+_LOOK_S: Final = 1.0
+_STANDS_STILL: Final = 8  # looks that see the same: the tutorial's loop can stall for ever
 
 Say = Callable[[str], None]
 # called a few times a second: the time since the load's begin, the client's totals, what is known of the arms
@@ -74,6 +77,7 @@ class Player:
         told(lambda: client.clear(home))
         client.call(home, "POST", "/scale", {"name": "load", "replicas": 0})  # the gentle one has had its time
         self._scale(scenario.arms.replicas)
+        self._catch_up()
         if self._own:
             start(home, self._settings, self._own, self._say)
         first = self._ends()
@@ -130,6 +134,21 @@ class Player:
         )
         keep(home.path, played)
         return played
+
+    def _catch_up(self) -> None:
+        """Let the arms read what this lab holds already: some may not have run since. A run begins with its own."""
+        arms = Arms(self._arms.publishers, [arm for arm in self._arms.consumers if arm.name in CONSUMER_ARMS])
+        deadline, before, alike = time.monotonic() + _CATCH_UP_S, list[Waiting](), 0
+        while left := asyncio.run(look(self._settings.postgres, self._settings.kafka, arms)):
+            if not before:
+                self._say("first the arms read what this lab holds already")
+            alike = alike + 1 if left == before else 0
+            if alike == _STANDS_STILL or time.monotonic() > deadline:
+                break
+            before = left
+            time.sleep(_LOOK_S)
+        for waiting in left:
+            self._say(f"  it goes on all the same, behind by {waiting}")
 
     def _load(self, nemesis: Nemesis) -> Snapshot:
         """Load and timeline, side by side; returns when both are over."""
