@@ -2,11 +2,11 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from typing import Final
 
-from loadtest.alerts import differences, fired
+from loadtest.alerts import Fired, differences, fired
 from loadtest.exercised import chances, count_in_stores, retry_ends
 from loadtest.kept import Played, fault_of, fresh_run, keep, row_of
 from loadtest.live import ArmNow, Watch
@@ -123,7 +123,7 @@ class Player:
             rows=[row_of(row, judgement) for row, judgement in zip(document.rows, judged.judgements, strict=True)],
             faults=[fault_of(fault) for fault in nemesis.faults],
             alerts=alerts or [],
-            alerts_wrong=[] if alerts is None else differences(alerts, scenario.alerts.must, scenario.alerts.must_not),
+            alerts_wrong=self._unlike(alerts),
             report=str(home.path / "runs" / self.run / "report.html"),
             load=totals,
             seen=dict(seen.seen),
@@ -225,6 +225,12 @@ class Player:
                 break
             before = document
         return document
+
+    def _unlike(self, alerts: Collection[Fired] | None) -> list[str]:
+        """Which alerts are not as the scenario says; nothing is known without a Prometheus."""
+        arms = {arm.name for arm in self._arms.publishers} | {arm.name for arm in self._arms.consumers}
+        wanted = self._scenario.alerts
+        return [] if alerts is None else differences(alerts, wanted.must, wanted.must_not, arms)
 
     def _ends(self) -> Bounds:
         return bounds(self._settings.kafka, [topic.name for topic in MAIN_TOPICS])

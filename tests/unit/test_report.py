@@ -308,7 +308,8 @@ def test_alerts_are_told_with_the_fault_before_them_and_what_is_missing() -> Non
     lost, watchdog = from_series(series, [fault("kill", "arm.at_most_once#0")], BEGAN)
     assert (lost.name, lost.fault, lost.delay_s) == ("EventsLost", "kill arm.at_most_once#0", 4.0)
     assert (watchdog.fault, watchdog.delay_s) == (None, None)
-    assert differences([lost], ["EventsLost", "PartDown"], ["EventsLost"]) == [
+    assert differences([lost, watchdog], ["Watchdog"], ["EventsLost"], ["effectively_once"]) == [], "another arm's"
+    assert differences([lost], ["EventsLost", "PartDown"], ["EventsLost"], ["at_most_once"]) == [
         "PartDown did not fire",
         "EventsLost fired",
     ]
