@@ -31,6 +31,7 @@ SINK_PORT: Final = 199  # offsets within the block of ports, which ends there
 OTHER_PORT: Final = 198
 OTHER_ADMIN_PORT: Final = 197
 SCRAPED_EVERY_S: Final = {"orders": 5.0, f"arm.{ARM}": 1.0}
+SETTLES_S: Final = 2.0  # spans of the full speed are sent a moment later: they are none of the steady rate's
 OFF: Final = {"LAB_TELEMETRY": "0", "LAB_TRACE_RATIO": "0"}
 _SAMPLED: Final = Settings().trace_ratio
 
@@ -79,6 +80,7 @@ class Service:
     async def round(self) -> Measured:
         """Full speed, then the steady rate."""
         full = await self._orders.round()
+        await asyncio.sleep(SETTLES_S)
         meter = Meter({"service": self._pid})
         await send(self._place.bind, self._port, orders(int(RATE * self._seconds)), CONNECTIONS, RATE)
         return _both(full, meter, "service")
@@ -102,6 +104,7 @@ class Arm:
         with service(self._place, part, **self._settings) as child:
             async with scraping(self._metrics, SCRAPED_EVERY_S[part]):
                 full = await Consumer(self.name, self._place, self._backlog, child, self._count).round()
+                await asyncio.sleep(SETTLES_S)
                 meter = Meter({"consumer": child.pid})
                 await self._backlog.trickle(RATE, self._seconds)
                 return _both(full, meter, "consumer")

@@ -33,7 +33,7 @@ DECISIONS: Final[Mapping[Outcome, str]] = {
 
 def make_routes(kind: Kind, process: Process, intents: Intents, arm: Arm, name: str) -> list[Route]:
     """`POST /orders` and `GET /orders/{id}`, or the same of refunds, as the publisher arm `name` does it."""
-    reader = Reader(kind, trace_ratio=process.settings.trace_ratio)
+    reader = Reader(kind, trace_ratio=process.settings.trace_ratio, grant=process.tracer.grant)
     telling = Telling(process, kind, name)
     labels = {"hop": "accept", "arm": name}
     for decision in sorted(set(DECISIONS.values())):

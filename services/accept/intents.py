@@ -2,7 +2,7 @@
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import msgspec
@@ -59,11 +59,13 @@ class NewIntent(msgspec.Struct, frozen=True):
 
 
 class Reader:
-    """Reads the requests of one kind."""
+    """Reads the requests of one kind. Of new traces `trace_ratio` are sampled, and no more than are granted: each is
+    worth spans in every process behind this one."""
 
-    def __init__(self, kind: Kind, *, trace_ratio: float = 0.0) -> None:
+    def __init__(self, kind: Kind, *, trace_ratio: float = 0.0, grant: Callable[[], bool] = lambda: True) -> None:
         self._kind = kind
         self._ratio = trace_ratio
+        self._grant = grant
         self._decoder = msgspec.json.Decoder(kind.payload)
         self._encoder = msgspec.json.Encoder()
 
@@ -84,7 +86,8 @@ class Reader:
 
     def trace(self, headers: Mapping[str, str]) -> TraceContext:
         """The context of the request's span: the caller's trace goes on, or a new one begins."""
-        return continue_trace(headers.get("traceparent", ""), headers.get("tracestate", ""), ratio=self._ratio)
+        given = headers.get("traceparent", ""), headers.get("tracestate", "")
+        return continue_trace(*given, ratio=self._ratio, grant=self._grant)
 
 
 def _effects_of(headers: Mapping[str, str]) -> tuple[Effect, ...]:

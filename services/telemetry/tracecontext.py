@@ -2,6 +2,7 @@
 
 import re
 import secrets
+from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -26,17 +27,19 @@ class TraceContext(msgspec.Struct, frozen=True):
         return self.traceparent[-1] in SAMPLED_DIGITS
 
 
-def continue_trace(traceparent: str, tracestate: str, *, ratio: float = 0.0) -> TraceContext:
+def continue_trace(
+    traceparent: str, tracestate: str, *, ratio: float = 0.0, grant: Callable[[], bool] = lambda: True
+) -> TraceContext:  # fmt: skip
     """The context of a new span: of the caller's trace (same id and flags) if it names one rightly, else of a new one,
-    of which this share is sampled.
+    of which this share is sampled, as far as each of them is granted.
 
     A faulty `traceparent` is as good as none, and `tracestate` goes with it, as the recommendation asks.
     """
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None or not _valid(*found.groups()):
         trace_id = secrets.token_hex(16)
-        flags = "01" if int(trace_id, 16) % 2**_RANDOM_BITS < ratio * 2**_RANDOM_BITS else "00"
-        return TraceContext(f"00-{trace_id}-{secrets.token_hex(8)}-{flags}")
+        drawn = int(trace_id, 16) % 2**_RANDOM_BITS < ratio * 2**_RANDOM_BITS
+        return TraceContext(f"00-{trace_id}-{secrets.token_hex(8)}-{'01' if drawn and grant() else '00'}")
     state = tracestate if _TRACESTATE.fullmatch(tracestate) else ""
     return TraceContext(f"00-{found[2]}-{secrets.token_hex(8)}-{found[4]}", state, traceparent)
 

@@ -77,6 +77,12 @@ def test_the_share_is_about_what_was_asked_for() -> None:
     assert 850 < sampled < 1150
 
 
+def test_of_that_share_no_more_are_sampled_than_are_granted_and_only_they_are_asked_for() -> None:
+    budget = Budget(per_s=1.0, burst=5.0, clock=lambda: 0.0)
+    assert not any(continue_trace("", "", ratio=0.0, grant=budget.grant).sampled for _ in range(100))
+    assert sum(continue_trace("", "", ratio=1.0, grant=budget.grant).sampled for _ in range(100)) == 5
+
+
 def test_a_caller_decides_for_itself_and_is_the_parent() -> None:
     context = continue_trace(f"00-{TRACE}-{PARENT}-00", "", ratio=1.0)
     assert not context.sampled
