@@ -37,6 +37,7 @@ def up(
 ) -> None:
     """Start the lab: downloads what is missing, waits until every part is ready. A second time it changes nothing."""
     begun = time.monotonic()
+    _not_from_inside("up --wait")
     with errors_as_sentences():
         chosen = _named(only) or of_arms(_named(publishers), _named(arms))
         try:
@@ -50,12 +51,18 @@ def up(
         out.print(f"{name:<12} {url}", markup=False)
 
 
+def _not_from_inside(words: str) -> None:
+    if home().hosts:
+        fail(Exit.USAGE, f"this lab runs in containers: `docker compose {words}`, on your machine, is for them")
+
+
 def _named(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
 def down() -> None:
     """End the lab; no process and no port is left, the data stays."""
+    _not_from_inside("down")
     with errors_as_sentences():
         ended = control.down(home(), say)
     say("down; the data is kept" if ended else "the lab was not up")

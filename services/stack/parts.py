@@ -210,6 +210,7 @@ GUESTS: Final[dict[str, Part]] = {
         name="load",
         kind="service",
         gloss="a gentle load that keeps the pages alive",
+        after=("orders",),
         module="loadtest.gentle",
         admin_port=192,
         memory_mb=200,

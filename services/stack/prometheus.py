@@ -45,8 +45,8 @@ def targets(home: Home, names: Collection[str], replicas: Mapping[str, int] | No
     `replicas`: how many a part has, where that is not what the table says.
     """
     many = replicas or {}
-    return {"supervisor": f"{home.bind}:{home.port(SUPERVISOR_PORT)}"} | {
-        part.instance(n): f"{home.bind}:{home.port(part.admin_port + n)}"
+    return {"supervisor": home.at("supervisor", SUPERVISOR_PORT)} | {
+        part.instance(n): home.at(part.name, part.admin_port + n)
         for part in (PARTS[name] for name in names)
         if part.admin_port
         for n in range(many.get(part.name, part.replicas))
@@ -55,7 +55,7 @@ def targets(home: Home, names: Collection[str], replicas: Mapping[str, int] | No
 
 def write_configuration(home: Home, names: Collection[str], replicas: Mapping[str, int] | None = None) -> None:
     """Write what the lab's Prometheus reads when it starts, and at a SIGHUP."""
-    receiver = f"{home.bind}:{home.port(PARTS['alertmanager'].port)}"
+    receiver = home.at("alertmanager", PARTS["alertmanager"].port)
     (home.run / "prometheus.yml").write_text(configuration(targets(home, names, replicas), receiver))
     rules = alertmanager.with_console("rules-demo.yml", home.http_url(PARTS["console"]))
     (home.run / RULES).write_text(rules)

@@ -1,0 +1,187 @@
+"""Processes of other containers, as the supervisor has them: what their keepers tell, or only whether they answer.
+
+The surface is that of `Child` (child.Managed), so the API, the failpoints and the metrics do not know the difference.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Any, Final, Literal
+
+import aiohttp
+import msgspec
+
+from services.stack.child import PROBE_EVERY_S, PROBE_STARTING_S, State, why_not
+from services.stack.parts import Part
+from services.telemetry.logs import Log
+
+SOON_S: Final = 3.0  # after an order: that long it is looked at often
+_LOOK: Final = aiohttp.ClientTimeout(total=2.0)
+_ORDER: Final = aiohttp.ClientTimeout(total=30.0)  # `restart` waits for the process's end
+
+
+class NotKept(Exception):
+    """What was to be struck runs in a container in which nobody of the lab could do it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} runs in a container of its own image, without a keeper of the lab: its faults are for the native "
+            f"stack (`lab up --faults`), or for `docker compose kill {name}` and `docker compose up -d`"
+        )
+
+
+class Told(msgspec.Struct, frozen=True):
+    """What a keeper says of its process."""
+
+    state: State
+    pid: int | None
+    restarts: int
+    rss_bytes: int
+    why: str
+
+
+class _Elsewhere:
+    """A process that others have started."""
+
+    def __init__(self, part: Part, replica: int, log: Log) -> None:
+        self.part = part
+        self.replica = replica
+        self.name = part.instance(replica)
+        self.state: State = "waiting"
+        self.restarts = 0
+        self.pid: int | None = None
+        self.rss_bytes = 0
+        self.why = ""
+        self._log = log
+        self._often_until = 0.0
+        self._ending = asyncio.Event()
+
+    @property
+    def ready(self) -> bool:
+        return self.state == "ready"
+
+    async def run(self, dependencies: Callable[[], bool]) -> None:
+        """Look at it until `end`; what it waits for is for those to know who started it."""
+        while not self._ending.is_set():
+            before = self.ready
+            await self.look()
+            if self.ready != before:
+                with contextlib.suppress(OSError):
+                    self._log.event("part.ready" if self.ready else "part.unready", part=self.name)
+            often = not self.ready or asyncio.get_running_loop().time() < self._often_until
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), PROBE_STARTING_S if often else PROBE_EVERY_S)
+
+    async def look(self) -> None:
+        raise NotImplementedError
+
+    async def end(self) -> None:
+        """Look no more: it goes on, and who started it ends it."""
+        self._ending.set()
+
+    def sample(self) -> None:
+        """Its size is for its keeper, or its container, to bound."""
+
+
+class Kept(_Elsewhere):
+    """A process with a keeper (services/stack/keeper.py), which carries out what is ordered here."""
+
+    def __init__(
+        self, part: Part, replica: int, url: str, token: str, session: aiohttp.ClientSession, log: Log
+    ) -> None:  # fmt: skip
+        super().__init__(part, replica, log)
+        self._url, self._session = url, session
+        self._headers = {"Authorization": f"Bearer {token}"}
+        self._orders = 0
+
+    def why_not(self, action: str) -> str:
+        return self.why if self.state == "away" else why_not(self, action)
+
+    async def look(self) -> None:
+        """Ask its keeper. An answer that an order has overtaken is no news."""
+        orders = self._orders
+        try:
+            told = await self._ask("GET", "/state", _LOOK)
+        except ProcessLookupError as error:
+            self.state, self.pid, self.rss_bytes, self.why = "away", None, 0, str(error)
+        else:
+            if orders == self._orders:
+                self._take(told)
+
+    async def kill(self, *, hold: bool) -> None:
+        await self._order("kill", hold=hold)
+
+    async def freeze(self) -> None:
+        await self._order("freeze")
+
+    async def thaw(self) -> None:
+        await self._order("thaw")
+
+    async def restart(self) -> None:
+        await self._order("restart")
+
+    async def expect_death(self) -> None:
+        """A keeper that does not answer takes the death for a crash, which is no reason to call it off."""
+        with contextlib.suppress(ProcessLookupError):
+            await self._order("expect_death")
+
+    async def _order(self, action: str, **words: bool) -> None:
+        """Raises ProcessLookupError when the keeper refuses or does not answer."""
+        self._orders += 1
+        self._take(await self._ask("POST", f"/{action}", _ORDER, words))
+        self._orders += 1
+        self._often_until = asyncio.get_running_loop().time() + SOON_S
+
+    def _take(self, told: Told) -> None:
+        self.state, self.pid, self.why = told.state, told.pid, told.why
+        self.restarts, self.rss_bytes = told.restarts, told.rss_bytes
+
+    async def _ask(
+        self, method: Literal["GET", "POST"], path: str, within: aiohttp.ClientTimeout, words: Any = None
+    ) -> Told:  # fmt: skip
+        body = None if words is None else msgspec.json.encode(words)
+        try:
+            async with self._session.request(
+                method, self._url + path, data=body, headers=self._headers, timeout=within
+            ) as response:
+                answer = await response.read()
+            if response.status == 200:
+                return msgspec.json.decode(answer, type=Told)
+            refusal = str(msgspec.json.decode(answer, type=dict[str, str])["error"])
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, KeyError) as error:
+            why = f"{error or type(error).__name__}"
+            raise ProcessLookupError(
+                f"the keeper of {self.name} does not answer ({why}): does its container run?"
+            ) from error
+        raise ProcessLookupError(refusal)
+
+
+class Watched(_Elsewhere):
+    """A server in a container of its own image: it is probed, and nobody here can strike it."""
+
+    def __init__(self, part: Part, replica: int, probe: Callable[[], Awaitable[bool]], log: Log) -> None:
+        super().__init__(part, replica, log)
+        self._probe = probe
+
+    async def look(self) -> None:
+        ready = await self._probe()
+        self.state = "ready" if ready else "starting" if self.state in ("waiting", "starting") else "unready"
+
+    def why_not(self, action: str) -> str:
+        """Raises NotKept."""
+        raise NotKept(self.name)
+
+    async def kill(self, *, hold: bool) -> None:
+        raise NotKept(self.name)
+
+    async def freeze(self) -> None:
+        raise NotKept(self.name)
+
+    async def thaw(self) -> None:
+        raise NotKept(self.name)
+
+    async def restart(self) -> None:
+        raise NotKept(self.name)
+
+    async def expect_death(self) -> None:
+        raise NotKept(self.name)
