@@ -99,6 +99,8 @@ def status(as_json: Json = False) -> None:
             out.print(f"[yellow]{p['name']}[/] {escape(p['why'])}{mended}", soft_wrap=True)
     for name, url in answer["urls"].items():
         out.print(f"[dim]{name:<12}[/] {url}")
+    if home().hosts:
+        out.print("[dim]from outside of the containers: the same ports of 127.0.0.1[/]")
 
 
 def logs(
