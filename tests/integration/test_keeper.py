@@ -1,4 +1,4 @@
-"""Keepers and a supervisor over them, as in containers, in plain processes: each "container" is an address 127.0.0.x.
+"""Keepers and a supervisor over them, as in containers, in plain processes.
 
 The services are stand-ins (tests/standing.py), so that no server is needed; the keepers, the supervisor, the client of
 failpoints and the command line are the lab's own.
@@ -10,10 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Final
-from urllib.error import HTTPError
-from urllib.request import Request, urlopen
 
 import msgspec
 import psutil
@@ -22,85 +19,16 @@ import pytest
 from lab.output import Exit
 from services.stack import client
 from services.stack.child import CRASHES_ALLOWED
-from services.stack.home import Home
 from services.stack.nemesis import read_faults
-from services.stack.parts import PARTS, SUPERVISOR_PORT
+from services.stack.parts import PARTS
 from tests.conftest import free_home
+from tests.containers import STANDING, Containers
 from tests.standing import FAILPOINT
 from tests.waiting import comes
 
-ROOT: Final = Path(__file__).parents[2]
 KEPT: Final = {"relay": "127.0.0.2", "provider": "127.0.0.3"}
 SERVERS: Final = dict.fromkeys(("postgres", "ledger", "kafka", "provision"), "127.0.0.9")  # where nobody answers
 RELAY: Final = "relay#0"
-# A keeper as it is, of a part whose module is the stand-in.
-KEEPER: Final = """
-import sys
-import msgspec
-from services.stack import keeper
-keeper.PARTS = {name: msgspec.structs.replace(part, module="tests.standing") for name, part in keeper.PARTS.items()}
-keeper.main(sys.argv[1:])
-"""
-
-
-class Containers:
-    """The processes of one lab."""
-
-    def __init__(self, home: Home) -> None:
-        self.home = home
-        self.processes: dict[str, subprocess.Popen[bytes]] = {}
-
-    def environment(self, bind: str) -> dict[str, str]:
-        own = msgspec.structs.replace(self.home, bind=bind).environment()
-        return {**os.environ, **own, "PYTHONPATH": str(ROOT), "LAB_FAULTS": "1", "LAB_ONLY": ",".join(KEPT)}
-
-    def start_keeper(self, part: str) -> None:
-        self._start(part, [sys.executable, "-c", KEEPER, part], KEPT[part])
-
-    def start_supervisor(self) -> None:
-        self._start("supervisor", [sys.executable, "-m", "services.stack.supervisor"], "127.0.0.1")
-        assert comes(lambda: self.home.read_state() is not None, 120)
-
-    def _start(self, name: str, command: list[str], bind: str) -> None:
-        with (self.home.logs / f"{name}.out").open("ab") as out:
-            self.processes[name] = subprocess.Popen(command, env=self.environment(bind), stdout=out, stderr=out)
-
-    def end(self, name: str, number: signal.Signals = signal.SIGTERM) -> int:
-        """Signal it and wait for its end; returns its exit code."""
-        process = self.processes.pop(name)
-        process.send_signal(number)
-        return process.wait(120)
-
-    def process(self, name: str = RELAY) -> dict[str, Any]:
-        (found,) = [p for p in client.status(self.home)["processes"] if p["name"] == name]
-        return dict(found)
-
-    def until(self, name: str = RELAY, /, timeout_s: float = 120, **wanted: Any) -> dict[str, Any]:
-        """Wait until the status of a process has these values; returns it."""
-        last: dict[str, Any] = {}
-
-        def holds() -> bool:
-            last.update(self.process(name))
-            return all(last[key] == value for key, value in wanted.items())
-
-        assert comes(holds, timeout_s), f"not {wanted}: {last}"
-        return last
-
-    def cli(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [str(Path(sys.executable).with_name("lab")), *words]
-        return subprocess.run(
-            command, env=self.environment("127.0.0.1"), capture_output=True, text=True, timeout=120, check=False
-        )
-
-    def ask(self, method: str, path: str, token: str, body: bytes = b"", part: str = "relay") -> int:
-        """The status with which a keeper answers."""
-        url = f"http://{KEPT[part]}:{self.home.port(SUPERVISOR_PORT)}{path}"
-        request = Request(url, body or None, {"Authorization": f"Bearer {token}"}, method=method)
-        try:
-            with urlopen(request, timeout=60) as answer:  # noqa: S310
-                return int(answer.status)
-        except HTTPError as error:
-            return error.code
 
 
 def alive(pid: int) -> bool:
@@ -116,24 +44,14 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Containers]:
     home = msgspec.structs.replace(free, hosts={**KEPT, **SERVERS, "supervisor": "127.0.0.1"})
     home.create()
     home.secret("token")
-    made = Containers(home)
+    made = Containers(home, KEPT, keeper=STANDING)
     try:
         made.start_supervisor()
         for part in KEPT:
             made.start_keeper(part)
         yield made
     finally:
-        for name in list(made.processes):
-            made.end(name)
-        left = [p for p in psutil.process_iter() if f"LAB_HOME={home.path}".encode() in _environ(p.pid)]
-        assert not left
-
-
-def _environ(pid: int) -> list[bytes]:
-    try:
-        return (Path("/proc") / str(pid) / "environ").read_bytes().split(b"\0")
-    except OSError:
-        return []
+        made.end_all()
 
 
 @pytest.fixture
@@ -145,9 +63,9 @@ def lab(shared: Containers) -> Containers:
 
 
 def test_a_kill_is_carried_out_restarted_and_in_the_log_of_faults_with_its_end(lab: Containers) -> None:
-    before = lab.process()
+    before = lab.process(RELAY)
     client.act(lab.home, "kill", RELAY)
-    after = lab.until(ready=True, restarts=before["restarts"] + 1)
+    after = lab.until(RELAY, ready=True, restarts=before["restarts"] + 1)
     assert not alive(before["pid"])
     assert after["pid"] != before["pid"]
     assert after["rss_bytes"] > 0
@@ -158,24 +76,24 @@ def test_a_kill_is_carried_out_restarted_and_in_the_log_of_faults_with_its_end(l
 
 def test_what_is_held_stays_down_until_it_is_restarted(lab: Containers) -> None:
     client.act(lab.home, "kill", RELAY, hold=True)
-    held = lab.until(state="held")
+    held = lab.until(RELAY, state="held")
     assert "lab restart relay#0" in held["why"]
     with pytest.raises(client.Refused, match="not running"):
         client.act(lab.home, "kill", RELAY)
     client.act(lab.home, "restart", RELAY)
-    lab.until(ready=True, restarts=held["restarts"] + 1)
+    lab.until(RELAY, ready=True, restarts=held["restarts"] + 1)
 
 
 def test_a_frozen_process_stands_still_is_shown_and_thaws(lab: Containers) -> None:
-    pid = lab.process()["pid"]
+    pid = lab.process(RELAY)["pid"]
     client.act(lab.home, "freeze", RELAY)
-    assert lab.process()["state"] == "frozen"
+    assert lab.process(RELAY)["state"] == "frozen"
     assert comes(lambda: psutil.Process(pid).status() == psutil.STATUS_STOPPED, 60)
     with pytest.raises(client.Refused, match="frozen already"):
         client.act(lab.home, "freeze", RELAY)
     assert read_faults(lab.home.nemesis_log)[-1].ended is None
     client.act(lab.home, "thaw", RELAY)
-    lab.until(ready=True, pid=pid)
+    lab.until(RELAY, ready=True, pid=pid)
     assert comes(lambda: read_faults(lab.home.nemesis_log)[-1].ended, 60)
 
 
@@ -190,25 +108,25 @@ def test_an_order_for_two_processes_of_which_one_refuses_is_carried_out_on_none(
 
 
 def test_restart_ends_it_in_good_order(lab: Containers) -> None:
-    before = lab.process()
+    before = lab.process(RELAY)
     client.act(lab.home, "restart", RELAY)
-    lab.until(ready=True, restarts=before["restarts"] + 1)
+    lab.until(RELAY, ready=True, restarts=before["restarts"] + 1)
     lines = map(msgspec.json.decode, lab.home.log_file("supervisor").read_bytes().splitlines())
     exits = [line["code"] for line in lines if line["event"] == "part.exited" and line["part"] == RELAY]
     assert exits[-1] == -signal.SIGTERM  # the stand-in has no handler
 
 
 def test_what_crashes_is_started_again(lab: Containers) -> None:
-    before = lab.process()
+    before = lab.process(RELAY)
     os.kill(before["pid"], signal.SIGKILL)
-    assert lab.until(ready=True, restarts=before["restarts"] + 1)["pid"] != before["pid"]
+    assert lab.until(RELAY, ready=True, restarts=before["restarts"] + 1)["pid"] != before["pid"]
 
 
 def test_a_failpoints_kills_are_carried_out_and_are_no_crashes(lab: Containers) -> None:
     """More of them than crashes are allowed: each is announced to the keeper before the process may die."""
-    kills, before = CRASHES_ALLOWED + 1, lab.process()
+    kills, before = CRASHES_ALLOWED + 1, lab.process(RELAY)
     client.arm(lab.home, FAILPOINT, f"kill count={kills} arm=relay")
-    lab.until(ready=True, restarts=before["restarts"] + kills, timeout_s=300)
+    lab.until(RELAY, ready=True, restarts=before["restarts"] + kills, timeout_s=300)
     client.clear(lab.home)
 
     def windows() -> list[Any]:
@@ -220,29 +138,29 @@ def test_a_failpoints_kills_are_carried_out_and_are_no_crashes(lab: Containers) 
 
 
 def test_a_keeper_wants_the_token_and_bounds_what_it_reads(lab: Containers) -> None:
-    token, pid = lab.home.token, lab.process()["pid"]
-    assert lab.ask("GET", "/readyz", "") == 200
+    token, pid = lab.home.token, lab.process(RELAY)["pid"]
+    assert lab.ask("relay", "GET", "/readyz", "") == 200
     for method, path in (("GET", "/state"), ("POST", "/kill"), ("POST", "/expect_death"), ("POST", "/nothing")):
-        assert lab.ask(method, path, "wrong") == 401
-        assert lab.ask(method, path, "") == 401
-    assert lab.ask("GET", "/state", token) == 200
-    assert lab.ask("POST", "/explode", token) == 404
-    assert lab.ask("POST", "/thaw", token) == 409
-    assert lab.ask("POST", "/kill", token, b"[") == 400
-    assert lab.ask("POST", "/kill", token, b'{"hold": "yes"}') == 400
-    assert lab.ask("POST", "/kill", token, b" " * 70_000) == 413
-    assert lab.process()["pid"] == pid
+        assert lab.ask("relay", method, path, "wrong") == 401
+        assert lab.ask("relay", method, path, "") == 401
+    assert lab.ask("relay", "GET", "/state", token) == 200
+    assert lab.ask("relay", "POST", "/explode", token) == 404
+    assert lab.ask("relay", "POST", "/thaw", token) == 409
+    assert lab.ask("relay", "POST", "/kill", token, b"[") == 400
+    assert lab.ask("relay", "POST", "/kill", token, b'{"hold": "yes"}') == 400
+    assert lab.ask("relay", "POST", "/kill", token, b" " * 70_000) == 413
+    assert lab.process(RELAY)["pid"] == pid
 
 
 @pytest.mark.parametrize("action", ["kill", "freeze", "restart"])
 def test_a_server_without_a_keeper_is_not_struck_and_the_sentence_says_why(lab: Containers, action: str) -> None:
     faults = len(read_faults(lab.home.nemesis_log))
-    pid = lab.process()["pid"]
+    pid = lab.process(RELAY)["pid"]
     done = lab.cli(action, "postgres", RELAY)
     assert done.returncode == Exit.USAGE
     assert "postgres runs in a container of its own image, without a keeper" in done.stderr
     assert len(read_faults(lab.home.nemesis_log)) == faults
-    assert lab.process()["pid"] == pid
+    assert lab.process(RELAY)["pid"] == pid
 
 
 def test_a_second_replica_is_refused_and_the_one_that_there_is_is_not(lab: Containers) -> None:
@@ -256,13 +174,13 @@ def test_who_would_start_or_end_containers_from_inside_is_told_who_does(lab: Con
     done = lab.cli(command)
     assert done.returncode == Exit.USAGE
     assert f"docker compose {command}" in done.stderr
-    assert lab.process()["ready"]
+    assert lab.process(RELAY)["ready"]
 
 
 def test_a_keeper_that_dies_takes_its_process_along_and_is_shown(lab: Containers) -> None:
-    pid = lab.process()["pid"]
+    pid = lab.process(RELAY)["pid"]
     lab.end("relay", signal.SIGKILL)
-    away = lab.until(state="away")
+    away = lab.until(RELAY, state="away")
     assert "the keeper of relay#0 does not answer" in away["why"]
     assert (away["ready"], away["pid"]) == (False, None)
     assert comes(lambda: not alive(pid), 60)
@@ -270,27 +188,27 @@ def test_a_keeper_that_dies_takes_its_process_along_and_is_shown(lab: Containers
         client.act(lab.home, "kill", RELAY)
     assert lab.process("provider")["ready"]
     lab.start_keeper("relay")
-    lab.until(ready=True)
+    lab.until(RELAY, ready=True)
 
 
 def test_a_keeper_that_is_asked_to_end_ends_its_process_first(lab: Containers) -> None:
-    pid = lab.process()["pid"]
+    pid = lab.process(RELAY)["pid"]
     client.act(lab.home, "freeze", RELAY)  # what stands still can be ended all the same
     assert lab.end("relay") == 0
     assert not alive(pid)
     lab.start_keeper("relay")
-    lab.until(ready=True)
+    lab.until(RELAY, ready=True)
 
 
 def test_a_supervisor_that_ends_leaves_them_running_and_the_next_one_finds_them(lab: Containers) -> None:
-    before = lab.process()
+    before = lab.process(RELAY)
     assert lab.end("supervisor") == 0
     time.sleep(0.5)  # the processes ask for their failpoints in vain meanwhile
     assert alive(before["pid"])
     lab.start_supervisor()
-    assert lab.until(ready=True)["pid"] == before["pid"]
+    assert lab.until(RELAY, ready=True)["pid"] == before["pid"]
     client.arm(lab.home, FAILPOINT, "kill count=1 arm=relay")  # it is followed from here on
-    lab.until(ready=True, restarts=before["restarts"] + 1)
+    lab.until(RELAY, ready=True, restarts=before["restarts"] + 1)
     client.clear(lab.home)
 
 
