@@ -18,8 +18,6 @@ def obstacles(now: Mapping[str, Any], scenario: Scenario, given: Mapping[str, st
     struck = {find(name)[0] for step in scenario.faults if isinstance(step, Kill | Freeze | Restart)
               for name in step.processes if name in PARTS}  # fmt: skip
     yield from sorted(str(NotKept(part.name)) for part in struck if part.kind != "service")
-    if many := [name for name, replicas in scenario.arms.replicas.items() if replicas > 1]:
-        yield f"it needs more than one replica of {', '.join(many)}: a container has one, `lab up` can have more"
     running, wanted = (
         {name: value for name, value in settings.items() if name not in OF_ARMS}
         for settings in (now["settings"], {**given, **scenario.environment})

@@ -9,7 +9,7 @@ import msgspec
 from aiohttp import web
 
 from services.failpoints.grammar import FailpointError
-from services.stack import own
+from services.stack import own, prometheus
 from services.stack.faults import Faults, NotAllowed, back
 from services.stack.guard import STATUSES, Statuses, guarded, json_response
 from services.stack.kept import NotKept
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from services.stack.supervisor import Supervisor
 
 ACTIONS: Final = ("kill", "freeze", "thaw", "restart")
-_OPEN: Final = frozenset({"/status", "/metrics"})  # to everyone on this machine
+_OPEN: Final = frozenset({"/status", "/metrics", "/targets"})  # to everyone on this machine
 _STATUSES: Final[Statuses] = {NotAllowed: 403, NotKept: 403, UnknownPart: 404, FailpointError: 400, **STATUSES}
 
 
@@ -37,6 +37,7 @@ def make_api(supervisor: "Supervisor") -> web.Application:
         [
             web.get("/status", control.status),
             web.get("/metrics", control.exposition),
+            web.get("/targets", control.targets),
             web.post("/shutdown", control.shutdown),
             web.post("/process/{action}", control.act),
             web.post("/scale", control.scale),
@@ -74,6 +75,12 @@ class _Control:
 
     async def exposition(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+
+    async def targets(self, request: web.Request) -> web.Response:
+        """Whom a Prometheus in a container scrapes `?every=1` second, or 5: those that there are."""
+        supervisor = self._supervisor
+        there = prometheus.targets(supervisor.home, supervisor.order, supervisor.replicas())
+        return json_response(prometheus.answer(there, int(request.query.get("every", ""))))
 
     async def status(self, _: web.Request) -> web.Response:
         children = [c for c in self._supervisor.children.values() if c.part.kind != "task" or c.state != "done"]

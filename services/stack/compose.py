@@ -13,7 +13,7 @@ from typing import Final
 from services.domain.arms import DEFAULT_PUBLISHER
 from services.stack import alertmanager, postgres, prometheus
 from services.stack.home import COMPOSE, Home
-from services.stack.parts import PARTS
+from services.stack.parts import PARTS, SUPERVISOR_PORT
 
 PORT_BASE: Final = 21000  # a container has its ports for itself, so they are never moved
 # The lab as its containers see it; without PUBLISHERS, a scenario wants the profile `publishers`.
@@ -60,7 +60,7 @@ def main(arguments: list[str]) -> None:
         case ["secrets", folder]:
             draw_secrets(Path(folder))
         case ["prometheus"]:
-            sys.stdout.write(prometheus.configuration(prometheus.targets(HOME, PARTS), at("alertmanager")))
+            sys.stdout.write(prometheus.asking(HOME.at("supervisor", SUPERVISOR_PORT), at("alertmanager")))
         case ["alertmanager"]:
             sys.stdout.write(alertmanager.with_console("alertmanager.yml", f"http://{at('console')}"))
         case _:

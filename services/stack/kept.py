@@ -83,15 +83,44 @@ class _Elsewhere:
         """Its size is for its keeper, or its container, to bound."""
 
 
+class Line:
+    """The line to a keeper."""
+
+    def __init__(self, url: str, token: str, session: aiohttp.ClientSession) -> None:
+        self._url, self._session = url, session
+        self._headers = {"Authorization": f"Bearer {token}"}
+
+    async def ask(self, path: str) -> bytes:
+        """What it says. Raises ProcessLookupError when it refuses, or does not answer within two seconds."""
+        return await self._request("GET", path, _LOOK, None)
+
+    async def order(self, path: str, **words: Any) -> bytes:
+        """Have something done. Raises ProcessLookupError when it refuses, or does not answer."""
+        return await self._request("POST", path, _ORDER, msgspec.json.encode(words))
+
+    async def _request(
+        self, method: Literal["GET", "POST"], path: str, within: aiohttp.ClientTimeout, body: bytes | None
+    ) -> bytes:
+        try:
+            async with self._session.request(
+                method, self._url + path, data=body, headers=self._headers, timeout=within
+            ) as response:
+                answer = await response.read()
+            if response.status == 200:
+                return answer
+            refusal = str(msgspec.json.decode(answer, type=dict[str, str])["error"])
+        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, KeyError) as error:
+            why = f"{error or type(error).__name__}"
+            raise ProcessLookupError(f"its keeper does not answer ({why}): does its container run?") from error
+        raise ProcessLookupError(refusal)
+
+
 class Kept(_Elsewhere):
     """A process with a keeper (services/stack/keeper.py), which carries out what is ordered here."""
 
-    def __init__(
-        self, part: Part, replica: int, url: str, token: str, session: aiohttp.ClientSession, log: Log
-    ) -> None:  # fmt: skip
+    def __init__(self, part: Part, replica: int, line: Line, log: Log) -> None:
         super().__init__(part, replica, log)
-        self._url, self._session = url, session
-        self._headers = {"Authorization": f"Bearer {token}"}
+        self._line = line
         self._orders = 0
 
     def why_not(self, action: str) -> str:
@@ -101,9 +130,9 @@ class Kept(_Elsewhere):
         """Ask its keeper. An answer that an order has overtaken is no news."""
         orders = self._orders
         try:
-            told = await self._ask("GET", "/state", _LOOK)
+            told = await self._line.ask(f"/{self.replica}/state")
         except ProcessLookupError as error:
-            self.state, self.pid, self.rss_bytes, self.why = "away", None, 0, str(error)
+            self.state, self.pid, self.rss_bytes, self.why = "away", None, 0, f"{self.name}: {error}"
         else:
             if orders == self._orders:
                 self._take(told)
@@ -128,32 +157,14 @@ class Kept(_Elsewhere):
     async def _order(self, action: str, **words: bool) -> None:
         """Raises ProcessLookupError when the keeper refuses or does not answer."""
         self._orders += 1
-        self._take(await self._ask("POST", f"/{action}", _ORDER, words))
+        self._take(await self._line.order(f"/{self.replica}/{action}", **words))
         self._orders += 1
         self._often_until = asyncio.get_running_loop().time() + SOON_S
 
-    def _take(self, told: Told) -> None:
+    def _take(self, answer: bytes) -> None:
+        told = msgspec.json.decode(answer, type=Told)
         self.state, self.pid, self.why = told.state, told.pid, told.why
         self.restarts, self.rss_bytes = told.restarts, told.rss_bytes
-
-    async def _ask(
-        self, method: Literal["GET", "POST"], path: str, within: aiohttp.ClientTimeout, words: Any = None
-    ) -> Told:  # fmt: skip
-        body = None if words is None else msgspec.json.encode(words)
-        try:
-            async with self._session.request(
-                method, self._url + path, data=body, headers=self._headers, timeout=within
-            ) as response:
-                answer = await response.read()
-            if response.status == 200:
-                return msgspec.json.decode(answer, type=Told)
-            refusal = str(msgspec.json.decode(answer, type=dict[str, str])["error"])
-        except (aiohttp.ClientError, TimeoutError, OSError, msgspec.MsgspecError, KeyError) as error:
-            why = f"{error or type(error).__name__}"
-            raise ProcessLookupError(
-                f"the keeper of {self.name} does not answer ({why}): does its container run?"
-            ) from error
-        raise ProcessLookupError(refusal)
 
 
 class Watched(_Elsewhere):

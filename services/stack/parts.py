@@ -12,6 +12,7 @@ Kind = Literal["postgres", "kafka", "prometheus", "alertmanager", "zipkin", "ser
 Dependencies = tuple[str, ...]
 
 SUPERVISOR_PORT: Final = 100  # offsets from LAB_PORT_BASE
+MAX_REPLICAS: Final = 8
 SERVERS: Final[Dependencies] = ("postgres", "ledger", "kafka")
 
 

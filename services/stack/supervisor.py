@@ -26,19 +26,18 @@ from services.stack.api import make_api
 from services.stack.child import Child, Managed
 from services.stack.debian import ALERTMANAGER, PROMETHEUS
 from services.stack.home import Home
-from services.stack.kept import Kept, Watched
+from services.stack.kept import Kept, Line, Watched
 from services.stack.launch import Launch, depth, launch, order_of_start
 from services.stack.logfiles import keep_bounded
 from services.stack.nemesis import NemesisLog
 from services.stack.own import has_members
-from services.stack.parts import GUESTS, PARTS, SUPERVISOR_PORT, Part, of_arms
+from services.stack.parts import GUESTS, MAX_REPLICAS, PARTS, SUPERVISOR_PORT, Part, of_arms
 from services.stack.probes import PostgresProbe, http_ready, kafka_ready
 from services.telemetry.logs import Log
 
 SAMPLE_EVERY_S: Final = 1.0
 _READY: Final = {"prometheus": "/-/ready", "alertmanager": "/-/ready", "zipkin": "/health"}
 _FOUND: Final = {"prometheus": PROMETHEUS.find, "alertmanager": ALERTMANAGER.find, "zipkin": zipkin.find}
-MAX_REPLICAS: Final = 8
 
 
 class Supervisor:
@@ -87,7 +86,7 @@ class Supervisor:
                 part = PARTS[name]
                 if name in self.home.hosts:
                     if part.kind != "task":  # who runs it waits for its end
-                        self._add_from_elsewhere(part)
+                        self._add_from_elsewhere(part, 0)
                     continue
                 if (find := _FOUND.get(part.kind)) is not None and find() is None:
                     continue
@@ -112,14 +111,16 @@ class Supervisor:
         self._take_on(child)
         return child
 
-    def _add_from_elsewhere(self, part: Part) -> None:
+    def _add_from_elsewhere(self, part: Part, replica: int) -> None:
         """Take on a process that runs in a container: with its keeper, where it has one."""
-        assert self._session is not None  # noqa: S101
         if part.kind == "service":
-            url = f"http://{self.home.at(part.name, SUPERVISOR_PORT)}"
-            self._take_on(Kept(part, 0, url, self.home.secret("token"), self._session, self.log))
+            self._take_on(Kept(part, replica, self._line(part), self.log))
         else:
-            self._take_on(Watched(part, 0, self._probe(part, 0), self.log))
+            self._take_on(Watched(part, replica, self._probe(part, replica), self.log))
+
+    def _line(self, part: Part) -> Line:
+        assert self._session is not None  # noqa: S101
+        return Line(f"http://{self.home.at(part.name, SUPERVISOR_PORT)}", self.home.secret("token"), self._session)
 
     def _take_on(self, child: Managed) -> None:
         self.children[child.name] = child
@@ -132,17 +133,14 @@ class Supervisor:
 
         Raises ValueError when the part cannot have that many.
         """
-        if part.name in self.home.hosts:
-            if replicas != 1:
-                raise ValueError(
-                    f"{part.name} runs in a container: it has one replica there, the native stack can have more"
-                )
-            return
         if not part.replicable or not 0 <= replicas <= MAX_REPLICAS:
             raise ValueError(f"{part.name} can have {'0 to 8 replicas' if part.replicable else 'no replicas'}")
+        elsewhere = part.name in self.home.hosts
+        if elsewhere:
+            await self._line(part).order("/scale", replicas=replicas)
         for replica in range(replicas):
             if part.instance(replica) not in self.children:
-                self.add(part, replica)
+                self._add_from_elsewhere(part, replica) if elsewhere else self.add(part, replica)
         surplus = [child for child in self.of_part(part) if child.replica >= replicas]
         await asyncio.gather(*(child.end() for child in surplus))
         for child in surplus:
@@ -153,9 +151,12 @@ class Supervisor:
         """Tell Prometheus about the replicas that came and went."""
         running = self.children.get("prometheus")
         if running is not None and running.pid is not None:
-            replicas = {name: len(self.of_part(PARTS[name])) for name in self.order}
-            prometheus.write_configuration(self.home, self.order, replicas)
+            prometheus.write_configuration(self.home, self.order, self.replicas())
             os.kill(running.pid, signal.SIGHUP)
+
+    def replicas(self) -> dict[str, int]:
+        """How many there are of each part."""
+        return {name: len(self.of_part(PARTS[name])) for name in self.order}
 
     def of_part(self, part: Part) -> list[Managed]:
         """The replicas of a part."""

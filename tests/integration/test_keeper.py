@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.request import urlopen
 
 import msgspec
 import psutil
@@ -140,15 +141,17 @@ def test_a_failpoints_kills_are_carried_out_and_are_no_crashes(lab: Containers) 
 def test_a_keeper_wants_the_token_and_bounds_what_it_reads(lab: Containers) -> None:
     token, pid = lab.home.token, lab.process(RELAY)["pid"]
     assert lab.ask("relay", "GET", "/readyz", "") == 200
-    for method, path in (("GET", "/state"), ("POST", "/kill"), ("POST", "/expect_death"), ("POST", "/nothing")):
+    for method, path in (("GET", "/0/state"), ("POST", "/0/kill"), ("POST", "/0/expect_death"), ("POST", "/scale")):
         assert lab.ask("relay", method, path, "wrong") == 401
         assert lab.ask("relay", method, path, "") == 401
-    assert lab.ask("relay", "GET", "/state", token) == 200
-    assert lab.ask("relay", "POST", "/explode", token) == 404
-    assert lab.ask("relay", "POST", "/thaw", token) == 409
-    assert lab.ask("relay", "POST", "/kill", token, b"[") == 400
-    assert lab.ask("relay", "POST", "/kill", token, b'{"hold": "yes"}') == 400
-    assert lab.ask("relay", "POST", "/kill", token, b" " * 70_000) == 413
+    assert lab.ask("relay", "GET", "/0/state", token) == 200
+    assert lab.ask("relay", "POST", "/0/explode", token) == 404
+    assert lab.ask("relay", "POST", "/0/thaw", token) == 409
+    assert lab.ask("relay", "POST", "/0/kill", token, b"[") == 400
+    assert lab.ask("relay", "POST", "/0/kill", token, b'{"hold": "yes"}') == 400
+    assert lab.ask("relay", "POST", "/0/kill", token, b" " * 70_000) == 413
+    assert lab.ask("relay", "POST", "/scale", token, b'{"replicas": 9}') == 400
+    assert lab.ask("provider", "POST", "/scale", token, b'{"replicas": 2}') == 400
     assert lab.process(RELAY)["pid"] == pid
 
 
@@ -163,10 +166,28 @@ def test_a_server_without_a_keeper_is_not_struck_and_the_sentence_says_why(lab: 
     assert lab.process(RELAY)["pid"] == pid
 
 
-def test_a_second_replica_is_refused_and_the_one_that_there_is_is_not(lab: Containers) -> None:
-    done = lab.cli("scale", "relay", "2")
-    assert (done.returncode, "runs in a container" in done.stderr) == (Exit.USAGE, True)
-    assert lab.cli("scale", "relay", "1").returncode == Exit.DONE
+def test_a_second_replica_is_started_by_the_keeper_scraped_struck_and_ended(lab: Containers) -> None:
+    def scraped() -> list[str]:
+        with urlopen(f"{lab.home.supervisor_url}/targets?every=5") as answer:  # noqa: S310
+            return [address for found in msgspec.json.decode(answer.read()) for address in found["targets"]]
+
+    first = lab.process(RELAY)["pid"]
+    client.call(lab.home, "POST", "/scale", {"name": "relay", "replicas": 2})
+    second = lab.until("relay#1", ready=True)
+    admin = f"{KEPT['relay']}:{lab.home.port(PARTS['relay'].admin_port)}"
+    assert admin in scraped()
+    assert len(scraped()) == 3  # with the provider
+    client.act(lab.home, "kill", "relay#1")
+    again = lab.until("relay#1", ready=True, restarts=1)
+    assert lab.process(RELAY)["pid"] == first
+    client.call(lab.home, "POST", "/scale", {"name": "relay", "replicas": 1})
+    assert "relay#1" not in [process["name"] for process in client.status(lab.home)["processes"]]
+    assert not alive(second["pid"])
+    assert not alive(again["pid"])
+    assert lab.ask("relay", "GET", "/1/state", lab.home.token) == 409
+    assert len(scraped()) == 2
+    for name in ("provider", "postgres"):
+        assert lab.cli("scale", name, "2").returncode == Exit.USAGE
 
 
 @pytest.mark.parametrize("command", ["up", "down"])
@@ -181,7 +202,7 @@ def test_a_keeper_that_dies_takes_its_process_along_and_is_shown(lab: Containers
     pid = lab.process(RELAY)["pid"]
     lab.end("relay", signal.SIGKILL)
     away = lab.until(RELAY, state="away")
-    assert "the keeper of relay#0 does not answer" in away["why"]
+    assert "relay#0: its keeper does not answer" in away["why"]
     assert (away["ready"], away["pid"]) == (False, None)
     assert comes(lambda: not alive(pid), 60)
     with pytest.raises(client.Refused, match="does its container run"):

@@ -438,7 +438,7 @@ def test_a_password_in_an_address_is_noticed(files: Files, native: dict[str, Lau
 # --- the files that the containers mount or are built from
 
 
-def test_prometheus_reads_every_process_with_an_admin_endpoint_under_the_names_of_the_native_stack() -> None:
+def test_prometheus_is_told_of_the_processes_of_the_native_stack_under_the_same_names() -> None:
     home = Home(Path("/nowhere"), compose.PORT_BASE)
     targets, native = prometheus.targets(compose.HOME, PARTS), prometheus.targets(home, PARTS)
     assert targets.keys() == native.keys()
@@ -447,10 +447,29 @@ def test_prometheus_reads_every_process_with_an_admin_endpoint_under_the_names_o
         assert process == (PARTS[container].instance(0) if container in PARTS else "supervisor")
         assert port == native[process].split(":")[1]
     assert targets["supervisor"] == "lab:21100"
-    committed = (ROOT / "deploy" / "prometheus.yml").read_text()
-    assert committed == prometheus.configuration(targets, compose.at("alertmanager")), (
-        "out of date: python -m services.stack.compose prometheus > deploy/prometheus.yml"
-    )
+
+
+def test_a_prometheus_that_asks_scrapes_whom_and_as_often_as_one_that_was_told(files: Files) -> None:
+    targets = prometheus.targets(compose.HOME, PARTS, {"relay": 2})
+    told = yaml.safe_load(prometheus.configuration(targets, compose.at("alertmanager")))
+    asking = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
+    assert files.services["prometheus"]["volumes"][1].startswith("./deploy/prometheus.yml:")
+    for job, same in zip(asking["scrape_configs"], told["scrape_configs"], strict=True):
+        (source,) = job.pop("http_sd_configs")
+        every = job["scrape_interval"].removesuffix("s")
+        assert source == {"url": f"http://lab:21100/targets?every={every}", "refresh_interval": "5s"}
+        assert same.pop("static_configs") == prometheus.answer(targets, int(every))
+    assert asking == told
+    assert sum(len(prometheus.answer(targets, every)) for every in (1, 5)) == len(targets)
+
+
+def test_the_committed_files_of_prometheus_and_alertmanager_are_what_the_code_would_print(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("prometheus", "alertmanager"):
+        compose.main([name])
+        said = f"out of date: python -m services.stack.compose {name} > deploy/{name}.yml"
+        assert (ROOT / "deploy" / f"{name}.yml").read_text() == capsys.readouterr().out, said
 
 
 def test_what_runs_without_a_profile_is_what_the_tour_needs() -> None:
