@@ -166,7 +166,7 @@ def doctor(as_json: Json = False) -> None:
     running = place.read_state() is not None
     with errors_as_sentences():
         found = list(disk(place)) if running else problems(place)
-        better = hints(place)
+        better = [] if place.hosts else hints(place)  # they are about what containers bring along
     if as_json:
         answer_json({"ok": not found, "up": running, "problems": found, "hints": better})
     else:

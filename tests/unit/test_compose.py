@@ -93,7 +93,7 @@ def kept_and_struck_from_inside(files: Files, native: dict[str, Launch]) -> None
             assert volumes == shared, name
         else:
             assert volumes == ({"logs:/logs:ro"} if name == "collector" else set()), name
-        if name in PARTS and PARTS[name].kind == "service":
+        if name == "collector" or (name in PARTS and PARTS[name].kind == "service"):
             assert service["depends_on"]["lab"] == {"condition": "service_healthy"}, name
     assert files.services["lab"]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
 
@@ -344,6 +344,7 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield kept_and_struck_from_inside, "relay", "volumes", ["secrets:/run/lab:ro", "lab:/lab"]
     yield kept_and_struck_from_inside, "postgres", "volumes", ["lab:/lab"]
     yield kept_and_struck_from_inside, "collector", "volumes", ["logs:/logs"]
+    yield kept_and_struck_from_inside, "collector", "depends_on/lab", None
     yield kept_and_struck_from_inside, "lab", "depends_on/orders", {"condition": "service_healthy"}
     yield a_gentle_load_from_the_start, "lab", "environment/LAB_GUESTS", None
     yield a_gentle_load_from_the_start, "lab", "profiles", ["load"]
@@ -487,6 +488,12 @@ def test_every_file_that_a_container_mounts_is_there(files: Files) -> None:
         source, _, mode = volume.split(":")
         assert (ROOT / source).exists(), volume
         assert mode == "ro", volume
+
+
+def test_every_folder_that_a_volume_of_the_lab_is_mounted_at_belongs_to_its_user(files: Files) -> None:
+    (line,) = re.findall(r"install -d -o lab -g lab -m 0755 (.*)", (ROOT / "Dockerfile").read_text())
+    ours = [service for service in files.services.values() if service["image"] == "${LAB_IMAGE}"]
+    assert {volume.split(":")[1] for service in ours for volume in service["volumes"]} == set(line.split())
 
 
 def test_the_final_stage_holds_no_build_tool_and_is_not_root() -> None:
