@@ -10,7 +10,7 @@ from aiohttp import web
 
 from services.failpoints.grammar import FailpointError
 from services.stack import own, prometheus
-from services.stack.faults import Faults, NotAllowed, back
+from services.stack.faults import Faults, NotAllowed, back, thawed
 from services.stack.guard import STATUSES, Statuses, guarded, json_response
 from services.stack.kept import NotKept
 from services.stack.launch import PASSED_ON, own_launch
@@ -154,7 +154,7 @@ class _Control:
         try:
             if action == "freeze":
                 await child.freeze()
-                over = lambda: child.pid != pid or child.state != "frozen"  # noqa: E731
+                over = thawed(child, pid)
             elif action == "kill":
                 await child.kill(hold=order.hold)
             else:

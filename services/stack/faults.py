@@ -172,3 +172,8 @@ class Faults:
 def back(child: "Managed", pid: int | None) -> Callable[[], bool]:
     """A condition: the process that had this pid has a successor that is ready, or will have none."""
     return lambda: child.state == "stopped" or (child.ready and child.pid != pid)
+
+
+def thawed(child: "Managed", pid: int | None) -> Callable[[], bool]:
+    """A condition: the process that had this pid stands still no more. Of one that is away nobody knows."""
+    return lambda: child.state != "away" and (child.pid != pid or child.state != "frozen")

@@ -15,6 +15,7 @@ from services.stack.child import PROBE_EVERY_S, PROBE_STARTING_S, State, why_not
 from services.stack.parts import Part
 from services.telemetry.logs import Log
 
+EXPECT_S: Final = 3.0  # below what a process waits for the decision upon its pass (5 s, services/failpoints/client.py)
 SOON_S: Final = 3.0  # after an order: that long it is looked at often
 _LOOK: Final = aiohttp.ClientTimeout(total=2.0)
 _ORDER: Final = aiohttp.ClientTimeout(total=30.0)  # `restart` waits for the process's end
@@ -63,11 +64,7 @@ class _Elsewhere:
     async def run(self, dependencies: Callable[[], bool]) -> None:
         """Look at it until `end`; what it waits for is for those to know who started it."""
         while not self._ending.is_set():
-            before = self.ready
             await self.look()
-            if self.ready != before:
-                with contextlib.suppress(OSError):
-                    self._log.event("part.ready" if self.ready else "part.unready", part=self.name)
             often = not self.ready or asyncio.get_running_loop().time() < self._often_until
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), PROBE_STARTING_S if often else PROBE_EVERY_S)
@@ -81,6 +78,10 @@ class _Elsewhere:
 
     def sample(self) -> None:
         """Its size is for its keeper, or its container, to bound."""
+
+    def _event(self, name: str, /, **fields: str) -> None:
+        with contextlib.suppress(OSError):  # a full disk must not end the supervision
+            self._log.event(name, part=self.name, **fields)
 
 
 class Line:
@@ -124,18 +125,24 @@ class Kept(_Elsewhere):
         self._orders = 0
 
     def why_not(self, action: str) -> str:
+        """Why the action cannot be done to it now; empty when it can."""
         return self.why if self.state == "away" else why_not(self, action)
 
     async def look(self) -> None:
         """Ask its keeper. An answer that an order has overtaken is no news."""
-        orders = self._orders
+        orders, answer, why = self._orders, b"", ""
         try:
-            told = await self._line.ask(f"/{self.replica}/state")
+            answer = await self._line.ask(f"/{self.replica}/state")
         except ProcessLookupError as error:
-            self.state, self.pid, self.rss_bytes, self.why = "away", None, 0, f"{self.name}: {error}"
+            why = f"{self.name}: {error}"
+        if orders != self._orders:
+            return
+        if answer:
+            self._take(answer)
         else:
-            if orders == self._orders:
-                self._take(told)
+            if self.state != "away":
+                self._event("part.unready", level="warning", why=why)
+            self.state, self.pid, self.rss_bytes, self.why = "away", None, 0, why
 
     async def kill(self, *, hold: bool) -> None:
         await self._order("kill", hold=hold)
@@ -150,9 +157,10 @@ class Kept(_Elsewhere):
         await self._order("restart")
 
     async def expect_death(self) -> None:
-        """A keeper that does not answer takes the death for a crash, which is no reason to call it off."""
-        with contextlib.suppress(ProcessLookupError):
-            await self._order("expect_death")
+        """A keeper that does not answer takes the death for a crash: no reason to let who is to die wait in vain."""
+        with contextlib.suppress(ProcessLookupError, TimeoutError):
+            async with asyncio.timeout(EXPECT_S):
+                await self._order("expect_death")
 
     async def _order(self, action: str, **words: bool) -> None:
         """Raises ProcessLookupError when the keeper refuses or does not answer."""
@@ -175,24 +183,18 @@ class Watched(_Elsewhere):
         self._probe = probe
 
     async def look(self) -> None:
+        """Probe it."""
         ready = await self._probe()
+        if ready != self.ready:
+            self._event("part.ready" if ready else "part.unready")
         self.state = "ready" if ready else "starting" if self.state in ("waiting", "starting") else "unready"
 
     def why_not(self, action: str) -> str:
         """Raises NotKept."""
         raise NotKept(self.name)
 
-    async def kill(self, *, hold: bool) -> None:
+    async def _refuse(self, **_: bool) -> None:
+        """Raises NotKept."""
         raise NotKept(self.name)
 
-    async def freeze(self) -> None:
-        raise NotKept(self.name)
-
-    async def thaw(self) -> None:
-        raise NotKept(self.name)
-
-    async def restart(self) -> None:
-        raise NotKept(self.name)
-
-    async def expect_death(self) -> None:
-        raise NotKept(self.name)
+    kill = freeze = thaw = restart = expect_death = _refuse
