@@ -79,9 +79,9 @@ async def _judge(place: Home, run: str | None, ledger: Path | None) -> AuditDocu
 
 def _ask(place: Home) -> AuditDocument:
     """The last pass of the auditor process. Raises Unreachable."""
-    url = f"http://{place.bind}:{place.port(PARTS['auditor'].admin_port)}/live"
+    url = f"{place.admin_url(PARTS['auditor'])}/live"
     try:
-        with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:  # our own address
+        with urllib.request.urlopen(url, timeout=_ANSWER_S) as answer:  # noqa: S310  # our own address
             return msgspec.json.decode(answer.read(), type=AuditDocument)
     except OSError as error:
         raise Unreachable(f"the auditor does not answer ({error}): without --live this is judged here") from error

@@ -19,6 +19,7 @@ from lab.output import Exit, answer_json, err, fail, home, out, say
 from lab.stack import Json
 from lab.verdicts import COLOURS, show
 from loadtest import scenario as scenarios_
+from loadtest.contained import obstacles
 from loadtest.kept import Played, kept, read_kept
 from loadtest.live import ArmNow, words
 from loadtest.own import with_arm
@@ -109,6 +110,8 @@ def _make_ready(place: Home, scenario: Scenario, seed: int) -> None:
     """A lab with the arms, the settings and the faults that the scenario needs."""
     given = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
     now = client.status(place)
+    if place.hosts and now["state"] != "down" and (why := "\n".join(obstacles(now, scenario, given))):
+        raise StackError(why)
     if now["state"] != "down" and (why := fits(now, scenario, given)):
         say(f"the lab does not fit the scenario ({why}): it is started anew, its data stays")
         control.down(place, say)

@@ -37,6 +37,7 @@ def up(
 ) -> None:
     """Start the lab: downloads what is missing, waits until every part is ready. A second time it changes nothing."""
     begun = time.monotonic()
+    _not_from_inside("up --wait")
     with errors_as_sentences():
         chosen = _named(only) or of_arms(_named(publishers), _named(arms))
         try:
@@ -50,12 +51,18 @@ def up(
         out.print(f"{name:<12} {url}", markup=False)
 
 
+def _not_from_inside(words: str) -> None:
+    if home().hosts:
+        fail(Exit.USAGE, f"this lab runs in containers: `docker compose {words}`, on your machine, is for them")
+
+
 def _named(text: str) -> tuple[str, ...]:
     return tuple(name for name in text.split(",") if name)
 
 
 def down() -> None:
     """End the lab; no process and no port is left, the data stays."""
+    _not_from_inside("down")
     with errors_as_sentences():
         ended = control.down(home(), say)
     say("down; the data is kept" if ended else "the lab was not up")
@@ -92,6 +99,8 @@ def status(as_json: Json = False) -> None:
             out.print(f"[yellow]{p['name']}[/] {escape(p['why'])}{mended}", soft_wrap=True)
     for name, url in answer["urls"].items():
         out.print(f"[dim]{name:<12}[/] {url}")
+    if home().hosts:
+        out.print("[dim]from outside of the containers: the same ports of 127.0.0.1[/]")
 
 
 def logs(
@@ -157,7 +166,7 @@ def doctor(as_json: Json = False) -> None:
     running = place.read_state() is not None
     with errors_as_sentences():
         found = list(disk(place)) if running else problems(place)
-        better = hints(place)
+        better = [] if place.hosts else hints(place)  # they are about what containers bring along
     if as_json:
         answer_json({"ok": not found, "up": running, "problems": found, "hints": better})
     else:

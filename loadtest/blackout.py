@@ -176,8 +176,8 @@ def _dropped_spans(home: Home) -> int:
     for process in _processes(home, ""):
         part, replica = find(process["name"])
         if part.admin_port:
-            address = f"http://{home.bind}:{home.port(part.admin_port + (replica or 0))}/metrics"
-            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:
+            address = f"{home.admin_url(part, replica or 0)}/metrics"
+            with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5) as answer:  # noqa: S310
                 lines = answer.read().decode().splitlines()
                 total += sum(float(line.rpartition(" ")[2]) for line in lines if line.startswith(_DROPPED))
     return int(total)

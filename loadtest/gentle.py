@@ -18,6 +18,7 @@ from loadtest.plan import Plan, Request, default_run, requests
 from services.bootstrap import Process, start_process
 from services.domain.arms import PUBLISHER_ARMS
 from services.domain.messages import EFFECTS_HEADER, RUN_HEADER
+from services.stack.home import Home
 from services.stack.parts import PARTS
 from services.telemetry.admin import serve_admin
 
@@ -99,7 +100,8 @@ async def run(process: Process) -> None:
     ledger = Ledger(ledger_file(Path(settings.home), sent.run), sent.run)
     producers = {arm.producer(kind) for name in settings.publishers.split(",") for arm in [PUBLISHER_ARMS[name]]
                  for kind in arm.kinds}  # fmt: skip
-    urls = {name: f"http://{settings.bind}:{settings.port_base + PARTS[name].port}" for name in producers}
+    home = Home.from_environment()
+    urls = {name: home.http_url(PARTS[name]) for name in producers}
     async with aiohttp.ClientSession() as session:
         sending = asyncio.create_task(Gentle(sent, ledger, urls, session).run())
         asked = asyncio.create_task(stopping.wait())

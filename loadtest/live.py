@@ -51,7 +51,7 @@ class Watch:
         self._settings, self._run, self._publisher = settings, run, publisher
         self._arms = [arm for arm in arms if arm.name in CONSUMER_ARMS]
         auditor = PARTS.get("auditor")
-        self._metrics = f"http://{home.bind}:{home.port(auditor.admin_port)}/metrics" if auditor else ""
+        self._metrics = f"{home.admin_url(auditor)}/metrics" if auditor else ""
         self._lost_before = self._lost()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, name="live", daemon=True)

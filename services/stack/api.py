@@ -1,18 +1,18 @@
 """The supervisor's HTTP API: status for everyone on this machine, everything else for who holds the lab's token."""
 
 import asyncio
-import hmac
 import os
 import uuid
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 from aiohttp import web
 
 from services.failpoints.grammar import FailpointError
-from services.stack import own
-from services.stack.faults import Faults, NotAllowed, back, json_response
+from services.stack import own, prometheus
+from services.stack.faults import Faults, NotAllowed, back, thawed
+from services.stack.guard import STATUSES, Statuses, guarded, json_response
+from services.stack.kept import NotKept
 from services.stack.launch import PASSED_ON, own_launch
 from services.stack.nemesis import By
 from services.stack.own import Manifest
@@ -21,46 +21,23 @@ from services.stack.parts import UnknownPart, find
 from services.telemetry.admin import CONTENT_TYPE
 
 if TYPE_CHECKING:
-    from services.stack.child import Child
+    from services.stack.child import Managed
     from services.stack.supervisor import Supervisor
 
 ACTIONS: Final = ("kill", "freeze", "thaw", "restart")
-_OPEN: Final = frozenset({"/status", "/metrics"})  # to everyone on this machine
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-_STATUS: Final[dict[type[Exception], int]] = {
-    NotAllowed: 403,
-    UnknownPart: 404,
-    ProcessLookupError: 409,  # not running, not frozen: the right words at the wrong time
-    FailpointError: 400,
-    ValueError: 400,
-    msgspec.DecodeError: 400,
-    OSError: 507,  # a full disk: what was done could not be written down
-}
+_OPEN: Final = frozenset({"/status", "/metrics", "/targets"})  # to everyone on this machine
+_STATUSES: Final[Statuses] = {NotAllowed: 403, NotKept: 403, UnknownPart: 404, FailpointError: 400, **STATUSES}
 
 
 def make_api(supervisor: "Supervisor") -> web.Application:
-    """The application. Errors are `{"error": text}` with 400 (wrong), 401 (token), 403 (faults off), 404, 409, 507."""
-    token = supervisor.home.secret("token")
-
-    @web.middleware
-    async def guard(request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.path not in _OPEN:
-            given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-            if not hmac.compare_digest(given.encode(), token.encode()):
-                return _error(401, "the lab's token is missing or wrong (it lies in LAB_HOME/run/token.secret)")
-        try:
-            return await handler(request)
-        except web.HTTPException as error:  # no such path, another method, a body over the bound
-            return _error(error.status, error.reason)
-        except tuple(_STATUS) as error:
-            return _error(next(status for kind, status in _STATUS.items() if isinstance(error, kind)), str(error))
-
-    app = web.Application(middlewares=[guard], client_max_size=64 * 1024)
+    """The application. Errors are `{"error": text}` with 400 (wrong), 401 (token), 403 (not allowed), 404, 409, 507."""
+    app = guarded(supervisor.home.secret("token"), _OPEN, _STATUSES)
     control, faults = _Control(supervisor), Faults(supervisor)
     app.add_routes(
         [
             web.get("/status", control.status),
             web.get("/metrics", control.exposition),
+            web.get("/targets", control.targets),
             web.post("/shutdown", control.shutdown),
             web.post("/process/{action}", control.act),
             web.post("/scale", control.scale),
@@ -99,6 +76,12 @@ class _Control:
     async def exposition(self, _: web.Request) -> web.Response:
         return web.Response(body=self._metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
 
+    async def targets(self, request: web.Request) -> web.Response:
+        """Whom a Prometheus in a container scrapes `?every=1` second, or 5: those that there are."""
+        supervisor = self._supervisor
+        there = prometheus.targets(supervisor.home, supervisor.order, supervisor.replicas())
+        return json_response(prometheus.answer(there, int(request.query.get("every", ""))))
+
     async def status(self, _: web.Request) -> web.Response:
         children = [c for c in self._supervisor.children.values() if c.part.kind != "task" or c.state != "done"]
         required = [c for c in children if not c.part.optional]
@@ -126,17 +109,18 @@ class _Control:
         if action not in ACTIONS:
             raise ValueError(f"unknown action {action!r}; the actions are {', '.join(ACTIONS)}")
         children = self._children(order.names)
-        if refusals := [why for child in children if (why := _why_not(action, child))]:
+        await asyncio.gather(*(child.look() for child in children))
+        if refusals := [why for child in children if (why := child.why_not(action))]:
             raise ProcessLookupError("\n".join(refusals))
         acted = [{"name": child.name, "pid": child.pid} for child in children]
         await asyncio.gather(*(self._one(action, child, order) for child in children))
         return json_response({"action": action, "processes": acted})
 
-    def _children(self, names: list[str]) -> list["Child"]:
+    def _children(self, names: list[str]) -> list["Managed"]:
         """The processes that the names stand for, each once. Raises with a sentence a name that is none."""
         unknown: list[str] = []
         absent: list[str] = []
-        found: dict[str, Child] = {}
+        found: dict[str, Managed] = {}
         for name in names:
             try:
                 children = self._running(name)
@@ -152,29 +136,33 @@ class _Control:
             raise ProcessLookupError("\n".join(absent) or "no process is named")
         return list(found.values())
 
-    def _running(self, name: str) -> list["Child"]:
+    def _running(self, name: str) -> list["Managed"]:
         part, replica = find(name)
         if part.kind == "task":
             raise UnknownPart(f"{name} is a task that has run, not a process")
         return [child for child in self._supervisor.of_part(part) if replica in (None, child.replica)]
 
-    async def _one(self, action: str, child: "Child", order: _Order) -> None:
+    async def _one(self, action: str, child: "Managed", order: _Order) -> None:
         """Write down what is about to be done, do it, watch for its end."""
         if action == "thaw":  # the end of a freeze, no fault of its own
-            child.thaw()
+            await child.thaw()
             return
         nemesis, pid = self._supervisor.nemesis, child.pid
         details = {"hold": True} if order.hold else {}
         fault = nemesis.begin(action, child.name, order.by, pid=pid, **details)
-        if action == "freeze":
-            child.freeze()
-            nemesis.end_when(fault, lambda: child.pid != pid or child.state != "frozen")
-            return
-        if action == "kill":
-            child.kill(hold=order.hold)
-        else:
-            await child.restart()
-        nemesis.end_when(fault, back(child, pid))
+        over = back(child, pid)
+        try:
+            if action == "freeze":
+                await child.freeze()
+                over = thawed(child, pid)
+            elif action == "kill":
+                await child.kill(hold=order.hold)
+            else:
+                await child.restart()
+        except ProcessLookupError as error:  # its keeper refused, or did not answer: nothing was done
+            nemesis.end(fault, why=str(error))
+            raise
+        nemesis.end_when(fault, over)
 
     async def own(self, request: web.Request) -> web.Response:
         """Start a consumer of the user's own by its manifest; one of the same name is ended before."""
@@ -191,18 +179,7 @@ class _Control:
         return json_response({"name": part.name, "replicas": len(self._supervisor.of_part(part))})
 
 
-def _why_not(action: str, child: "Child") -> str:
-    """Why the action cannot be done to the process now; empty when it can."""
-    if action == "thaw" and child.state != "frozen":
-        return f"{child.name} is not frozen (it is {child.state})"
-    if action == "freeze" and child.state == "frozen":
-        return f"{child.name} is frozen already"
-    if child.pid is None and not (action == "restart" and child.state in ("held", "failed")):
-        return f"{child.name} is not running (it is {child.state})"
-    return ""
-
-
-def _describe(child: "Child") -> dict[str, Any]:
+def _describe(child: "Managed") -> dict[str, Any]:
     return {
         "name": child.name,
         "kind": child.part.kind,
@@ -212,11 +189,7 @@ def _describe(child: "Child") -> dict[str, Any]:
         "ready": child.ready,
         "restarts": child.restarts,
         "rss_bytes": child.rss_bytes,
-        "why": child.why if child.state in ("failed", "held", "restarting") else "",
+        "why": child.why if child.state in ("failed", "held", "restarting", "away") else "",
         "optional": child.part.optional,
         "gloss": child.part.gloss,
     }
-
-
-def _error(status: int, text: str) -> web.Response:
-    return web.json_response({"error": text}, status=status)

@@ -9,7 +9,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, Protocol
 
 import psutil
 
@@ -19,7 +19,10 @@ from services.stack.parts import Part
 from services.stack.spawn import child_setup, unprivileged
 from services.telemetry.logs import Log
 
-State = Literal["waiting", "starting", "ready", "unready", "frozen", "held", "restarting", "failed", "done", "stopped"]
+# away: nobody can say, because its keeper does not answer (a process in a container)
+State = Literal[
+    "waiting", "starting", "ready", "unready", "frozen", "held", "restarting", "failed", "done", "stopped", "away"
+]
 
 RESTART_DELAY_S: Final = 2.0  # two scrapes at least: a metric that rose before the death is seen, and `up` is 0 once
 CRASHES_ALLOWED: Final = 5  # within CRASH_WINDOW_S, beyond the kills that somebody ordered
@@ -28,6 +31,47 @@ PROBE_EVERY_S: Final = 1.0
 PROBE_STARTING_S: Final = 0.1
 FAMILIES: Final = ("postgres", "own")  # what they start does their work
 FAMILY_EVERY: Final = 10  # samples: to find them, every process of the machine is looked at
+
+
+class Managed(Protocol):
+    """What the supervisor knows of a process and can do to it, wherever it runs."""
+
+    part: Part
+    replica: int
+    name: str
+    state: State
+    restarts: int
+    pid: int | None
+    rss_bytes: int
+    why: str
+
+    @property
+    def ready(self) -> bool: ...
+    def why_not(self, action: str) -> str:
+        """Why the action cannot be done to it now; empty when it can."""
+
+    async def look(self) -> None:
+        """Make sure that what is known of it is as it is now."""
+
+    async def run(self, dependencies: Callable[[], bool]) -> None: ...
+    async def kill(self, *, hold: bool) -> object: ...
+    async def freeze(self) -> object: ...
+    async def thaw(self) -> object: ...
+    async def restart(self) -> None: ...
+    async def expect_death(self) -> None: ...
+    async def end(self) -> None: ...
+    def sample(self) -> None: ...
+
+
+def why_not(process: Managed, action: str) -> str:
+    """Why the action cannot be done to a process in the state in which it is; empty when it can."""
+    if action == "thaw" and process.state != "frozen":
+        return f"{process.name} is not frozen (it is {process.state})"
+    if action == "freeze" and process.state == "frozen":
+        return f"{process.name} is frozen already"
+    if process.pid is None and not (action == "restart" and process.state in ("held", "failed")):
+        return f"{process.name} is not running (it is {process.state})"
+    return ""
 
 
 class Child:
@@ -63,6 +107,12 @@ class Child:
     @property
     def ready(self) -> bool:
         return self.state in ("ready", "done")
+
+    def why_not(self, action: str) -> str:
+        return why_not(self, action)
+
+    async def look(self) -> None:
+        """It is known: this is who starts it and waits for its end."""
 
     async def run(self, dependencies: Callable[[], bool]) -> None:
         """Keep the process running until `end` is called or a task is done."""
@@ -169,11 +219,11 @@ class Child:
         if not self._ending:
             self._wake.clear()
 
-    def expect_death(self) -> None:
+    async def expect_death(self) -> None:
         """The next exit is somebody's order (a failpoint's kill): it does not count as a crash."""
         self._ordered = True
 
-    def kill(self, *, hold: bool) -> int:
+    async def kill(self, *, hold: bool) -> int:
         """SIGKILL the whole tree at once; with `hold`, it stays down until `restart`. Returns the pid.
 
         Raises ProcessLookupError when it is not running.
@@ -183,14 +233,14 @@ class Child:
         self._signal_tree(signal.SIGKILL)
         return pid
 
-    def freeze(self) -> int:
+    async def freeze(self) -> int:
         """SIGSTOP the whole tree (Postgres is many processes). Raises ProcessLookupError when it is not running."""
         pid = self._running_pid()
         self._signal_tree(signal.SIGSTOP)
         self.state = "frozen"
         return pid
 
-    def thaw(self) -> int:
+    async def thaw(self) -> int:
         """SIGCONT the whole tree. Raises ProcessLookupError when it is not frozen."""
         pid = self._running_pid()
         if self.state != "frozen":

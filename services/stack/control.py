@@ -93,6 +93,8 @@ def _start(
 
     The supervisor holds a leash: a pipe of which it sees the end when this process dies, however it dies.
     """
+    if home.hosts:
+        raise StackError("the supervisor of this lab does not run: `docker compose up --wait` starts its container")
     _sweep(home, say)
     if found := problems(home, wanted):
         raise StackError("\n".join(found))
@@ -237,8 +239,10 @@ def _why(process: dict[str, Any]) -> str:
 def down(home: Home, say: Say) -> bool:
     """Bring the lab down, waiting until no process and no port is left. Returns whether there was anything to end.
 
-    Raises StackError when the supervisor does not end.
+    Raises StackError when the supervisor does not end, and when it is not ours to end.
     """
+    if home.hosts:
+        raise StackError("this lab runs in containers: `docker compose down`, on your machine, ends them")
     if (supervisor := _supervisor(home)) is None:
         return _sweep(home, say)
     timeout_s = DOWN_TIMEOUT_S

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from aiohttp import web
@@ -13,10 +13,11 @@ from services.failpoints.client import LONG_POLL_S
 from services.failpoints.grammar import Armed, FailpointError, check_name, parse
 from services.failpoints.names import DATA_FAULTS
 from services.failpoints.registry import Decision, Key
+from services.stack.guard import json_response
 from services.stack.nemesis import By
 
 if TYPE_CHECKING:
-    from services.stack.child import Child
+    from services.stack.child import Managed
     from services.stack.supervisor import Supervisor
 
 _LOOKS: Final = 300  # not a time: when the supervisor itself stalls, nobody can have asked meanwhile
@@ -126,20 +127,20 @@ class Faults:
         body = msgspec.json.decode(await request.read(), type=_Pass)
         decision = self._registry.decide(body.failpoint, body.process, body.account)
         if decision.action == "kill":
-            self._killed(body)
+            await self._killed(body)
         if decision.action != "go":
             self._close_spent(decision)
         return json_response(msgspec.to_builtins(decision))
 
-    def _killed(self, body: _Pass) -> None:
+    async def _killed(self, body: _Pass) -> None:
         """Each kill is a fault of its own; other actions are counted by what armed them."""
         child = self._supervisor.children.get(body.process)
         if child is None:  # not a process of this lab: nobody restarts it
             self._nemesis.begin("kill", body.process, "failpoint", ended=time.time(), failpoint=body.failpoint)
             return
+        await child.expect_death()  # before the answer, upon which it dies
         fault = self._nemesis.begin("kill", child.name, "failpoint", failpoint=body.failpoint, pid=child.pid)
         self._nemesis.end_when(fault, back(child, child.pid))
-        child.expect_death()
 
     def _close_spent(self, decision: Decision) -> None:
         for key in self._registry.spent():
@@ -168,11 +169,11 @@ class Faults:
         raise ProcessLookupError("armed, but not every process has taken it in within 15 s: does one hang?")
 
 
-def back(child: "Child", pid: int | None) -> Callable[[], bool]:
+def back(child: "Managed", pid: int | None) -> Callable[[], bool]:
     """A condition: the process that had this pid has a successor that is ready, or will have none."""
     return lambda: child.state == "stopped" or (child.ready and child.pid != pid)
 
 
-def json_response(document: Any) -> web.Response:
-    """A success."""
-    return web.Response(body=msgspec.json.encode(document), content_type="application/json")
+def thawed(child: "Managed", pid: int | None) -> Callable[[], bool]:
+    """A condition: the process that had this pid stands still no more. Of one that is away nobody knows."""
+    return lambda: child.state != "away" and (child.pid != pid or child.state != "frozen")

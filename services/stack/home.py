@@ -5,8 +5,9 @@ import json
 import os
 import secrets
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -14,6 +15,9 @@ from services.stack.errors import StackError
 from services.stack.parts import PARTS, SUPERVISOR_PORT, Part
 
 SUPERVISOR = "services.stack.supervisor"
+# LAB_HOSTS=compose: each part answers in the container of its name. Kafka tells a client where to go on to, and has a
+# listener for each network; `lab` is the container of the supervisor.
+COMPOSE: Final[Mapping[str, str]] = {**{name: name for name in PARTS}, "kafka": "kafka:9092", "supervisor": "lab"}
 
 
 class Home(msgspec.Struct, frozen=True):
@@ -22,25 +26,43 @@ class Home(msgspec.Struct, frozen=True):
     path: Path
     port_base: int
     bind: str = "127.0.0.1"
+    hosts: Mapping[str, str] = {}  # part -> host or host:port, of parts that others start (containers)
+    secret_folder: Path | None = None  # where it is not `run`
 
     @classmethod
     def from_environment(cls) -> "Home":
         """LAB_HOME (default `.lab`) and LAB_PORT_BASE (default: where the lab in that folder runs, else 21000).
 
-        Raises ValueError when the port base is no number, leaves no room below 65536, or is not the running lab's: at
-        another one there may be another lab.
+        Of a lab in containers also LAB_BIND, LAB_SECRETS (a folder), and LAB_HOSTS: `compose`, or `part=host[:port]`
+        with commas between. Raises ValueError when LAB_HOSTS is neither, and when the port base is no number, leaves no
+        room below 65536, or is not the running lab's: at another one there may be another lab.
         """
         text = os.environ.get("LAB_PORT_BASE", "")
         if text and (not text.isdecimal() or not 1024 <= int(text) <= 65_000):
             raise ValueError(f"LAB_PORT_BASE={text!r}: say a number from 1024 to 65000")
-        home = cls(Path(os.environ.get("LAB_HOME", ".lab")).resolve(), int(text or 21_000))
+        home = cls(
+            Path(os.environ.get("LAB_HOME", ".lab")).resolve(),
+            int(text or 21_000),
+            os.environ.get("LAB_BIND", "127.0.0.1"),
+            _hosts(os.environ.get("LAB_HOSTS", "")),
+            Path(folder) if (folder := os.environ.get("LAB_SECRETS")) else None,
+        )
         running = home.read_state()
         base = home.port_base if running is None else running.get("port_base", home.port_base)
         if base == home.port_base:
             return home
         if text:
             raise ValueError(f"the lab in {home.path} runs on LAB_PORT_BASE={base}, not on {text}")
-        return cls(home.path, base)
+        return msgspec.structs.replace(home, port_base=base)
+
+    def environment(self) -> dict[str, str]:
+        """The variables from which a process of this lab makes the same home."""
+        settings = {"LAB_HOME": str(self.path), "LAB_PORT_BASE": str(self.port_base), "LAB_BIND": self.bind}
+        if self.hosts:
+            settings["LAB_HOSTS"] = ",".join(f"{part}={host}" for part, host in self.hosts.items())
+        if self.secret_folder:
+            settings["LAB_SECRETS"] = str(self.secret_folder)
+        return settings
 
     @property
     def data(self) -> Path:
@@ -97,9 +119,9 @@ class Home(msgspec.Struct, frozen=True):
 
     def secret(self, name: str) -> str:
         """A secret of this lab (the database password, the token), drawn once."""
-        file = self.run / f"{name}.secret"
+        file = self._secret_file(name)
         if not file.exists():
-            with tempfile.NamedTemporaryFile("w", dir=self.run) as drawn:  # mode 0600
+            with tempfile.NamedTemporaryFile("w", dir=file.parent) as drawn:  # mode 0600
                 drawn.write(secrets.token_urlsafe(24))
                 drawn.flush()
                 with contextlib.suppress(FileExistsError):  # another process was quicker: its secret holds
@@ -110,24 +132,40 @@ class Home(msgspec.Struct, frozen=True):
     def token(self) -> str:
         """What the running lab asks for; empty when it is missing: one drawn now, the lab would not know."""
         with contextlib.suppress(FileNotFoundError):
-            return (self.run / "token.secret").read_text()
+            return self._secret_file("token").read_text()
         return ""
+
+    def _secret_file(self, name: str) -> Path:
+        return (self.secret_folder or self.run) / f"{name}.secret"
+
+    def at(self, part: str, offset: int) -> str:
+        """host:port of a part (or of `supervisor`), for another process of this lab."""
+        host = self.hosts.get(part, self.bind)
+        return host if ":" in host else f"{host}:{self.port(offset)}"
 
     @property
     def supervisor_url(self) -> str:
-        return f"http://{self.bind}:{self.port(SUPERVISOR_PORT)}"
+        return f"http://{self.at('supervisor', SUPERVISOR_PORT)}"
 
     def postgres_url(self, part: str) -> str:
-        """Address of the server `postgres` or `ledger`, with the password, without a database."""
-        return f"postgresql://lab:{self.secret('postgres')}@{self.bind}:{self.port(PARTS[part].port)}"
+        """Address of the server `postgres` or `ledger`, without a database.
+
+        With the password, unless others have started it: then every client looks into PGPASSFILE.
+        """
+        user = "lab" if part in self.hosts else f"lab:{self.secret('postgres')}"
+        return f"postgresql://{user}@{self.at(part, PARTS[part].port)}"
 
     def http_url(self, part: Part) -> str:
-        return f"http://{self.bind}:{self.port(part.port)}"
+        return f"http://{self.at(part.name, part.port)}"
+
+    def admin_url(self, part: Part, replica: int = 0) -> str:
+        """Where a process says whether it is ready, and its metrics."""
+        return f"http://{self.at(part.name, part.admin_port + replica)}"
 
     def addresses(self) -> dict[str, str]:
         """LAB_… addresses as processes, shells and a user's own consumer read them."""
         return {
-            "LAB_KAFKA": f"{self.bind}:{self.port(PARTS['kafka'].port)}",
+            "LAB_KAFKA": self.at("kafka", PARTS["kafka"].port),
             "LAB_POSTGRES": self.postgres_url("postgres"),
             "LAB_LEDGER": self.postgres_url("ledger"),
             "LAB_PROVIDER": self.http_url(PARTS["provider"]),
@@ -160,6 +198,15 @@ class Home(msgspec.Struct, frozen=True):
         except PermissionError:  # another user's, or another namespace's: better to ask it than to start beside it
             return True
         return b"LAB_HOME=" + os.fsencode(self.path) in told
+
+
+def _hosts(text: str) -> Mapping[str, str]:
+    if text == "compose":
+        return COMPOSE
+    hosts = dict(pair.partition("=")[::2] for pair in text.split(",") if pair)
+    if wrong := [name for name, host in hosts.items() if name not in COMPOSE or not host]:
+        raise ValueError(f"LAB_HOSTS={text!r}: {wrong[0]!r} names no part with its host: say part=host, or compose")
+    return hosts
 
 
 def _speaks_http(part: Part) -> bool:

@@ -75,10 +75,8 @@ def service_environment(
     """The environment of a Python process of the lab: every setting by name, little inherited."""
     name = part.instance(replica)
     settings = {
+        **home.environment(),
         "LAB_PROCESS": name,
-        "LAB_HOME": str(home.path),
-        "LAB_BIND": home.bind,
-        "LAB_PORT_BASE": str(home.port_base),
         "LAB_HTTP_PORT": str(home.port(part.port) if part.port else 0),
         "LAB_ADMIN_PORT": str(home.port(part.admin_port + replica) if part.admin_port else 0),
         "LAB_LOG_FILE": str(home.log_file(name)),
@@ -94,7 +92,7 @@ def service_environment(
 
 
 def _plain_environment() -> dict[str, str]:
-    keep = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LAB_CACHE")
+    keep = ("PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LAB_CACHE", "PGPASSFILE")
     return {"TZ": "UTC", **{name: os.environ[name] for name in keep if name in os.environ}}
 
 

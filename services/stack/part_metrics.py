@@ -10,17 +10,17 @@ from services.telemetry.metrics import Metrics
 from services.telemetry.vitals import observe_vitals
 
 if TYPE_CHECKING:
-    from services.stack.child import Child
+    from services.stack.child import Managed
 
 Series = Iterator[tuple[float, Mapping[str, str]]]
 
 
-def part_metrics(children: Mapping[str, "Child"], life: str) -> Metrics:
+def part_metrics(children: Mapping[str, "Managed"], life: str) -> Metrics:
     """The supervisor's metrics, read off its children at each scrape."""
     metrics = Metrics("supervisor", life)
     observe_vitals(metrics, life)
 
-    def processes() -> Iterator[tuple["Child", Mapping[str, str]]]:
+    def processes() -> Iterator[tuple["Managed", Mapping[str, str]]]:
         for child in children.values():
             if child.part.kind != "task":
                 yield child, {"part": child.part.name, "process": child.name}

@@ -12,6 +12,7 @@ Kind = Literal["postgres", "kafka", "prometheus", "alertmanager", "zipkin", "ser
 Dependencies = tuple[str, ...]
 
 SUPERVISOR_PORT: Final = 100  # offsets from LAB_PORT_BASE
+MAX_REPLICAS: Final = 8
 SERVERS: Final[Dependencies] = ("postgres", "ledger", "kafka")
 
 
@@ -210,6 +211,7 @@ GUESTS: Final[dict[str, Part]] = {
         name="load",
         kind="service",
         gloss="a gentle load that keeps the pages alive",
+        after=("orders",),
         module="loadtest.gentle",
         admin_port=192,
         memory_mb=200,

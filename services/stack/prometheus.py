@@ -1,7 +1,7 @@
 """Prometheus: whom it scrapes, which rules it evaluates, and to whom it sends alerts."""
 
-from collections.abc import Collection, Mapping
-from typing import Final
+from collections.abc import Callable, Collection, Mapping
+from typing import Any, Final
 
 from services.stack import alertmanager
 from services.stack.debian import PROMETHEUS
@@ -16,15 +16,44 @@ _OFTEN: Final = ("auditor", "probe", "supervisor")
 
 def configuration(targets: Mapping[str, str], alertmanager_address: str) -> str:
     """prometheus.yml: targets by address, the process's name as `instance`, in a job for each scrape interval."""
+
+    def found(interval_s: int) -> list[str]:
+        lines = ["    static_configs:"]
+        for name, address in targets.items():
+            if scraped_every_s(name) == interval_s:
+                labels = ", ".join(f'{label}: "{value}"' for label, value in _labels(name).items())
+                lines.append(f'      - {{targets: ["{address}"], labels: {{{labels}}}}}')
+        return lines
+
+    return _document(alertmanager_address, found)
+
+
+def asking(supervisor: str, alertmanager_address: str) -> str:
+    """The same for a Prometheus that asks the supervisor whom to scrape (GET /targets), every five seconds."""
+
+    def found(interval_s: int) -> list[str]:
+        url = f"http://{supervisor}/targets?every={interval_s}"
+        return ["    http_sd_configs:", f'      - {{url: "{url}", refresh_interval: 5s}}']
+
+    return _document(alertmanager_address, found)
+
+
+def _document(alertmanager_address: str, found: Callable[[int], list[str]]) -> str:
     lines = ["global:", f"  scrape_interval: {SCRAPE_S}s", "  scrape_timeout: 1s", f"rule_files: [{RULES}]"]
     lines += ["alerting:", f'  alertmanagers: [{{static_configs: [{{targets: ["{alertmanager_address}"]}}]}}]']
     lines += ["scrape_configs:"]
     for interval_s in (SCRAPE_ARMS_S, SCRAPE_S):
-        lines += [f"  - job_name: lab_{interval_s}s", f"    scrape_interval: {interval_s}s", "    static_configs:"]
-        for name, address in targets.items():
-            if scraped_every_s(name) == interval_s:
-                lines.append(f'      - {{targets: ["{address}"], labels: {_labels(name)}}}')
+        lines += [f"  - job_name: lab_{interval_s}s", f"    scrape_interval: {interval_s}s", *found(interval_s)]
     return "\n".join(lines) + "\n"
+
+
+def answer(targets: Mapping[str, str], every_s: int) -> list[dict[str, Any]]:
+    """What Prometheus is told of those scraped so often, in the form of its HTTP service discovery."""
+    return [
+        {"targets": [address], "labels": _labels(name)}
+        for name, address in targets.items()
+        if scraped_every_s(name) == every_s
+    ]
 
 
 def scraped_every_s(process: str) -> int:
@@ -33,10 +62,10 @@ def scraped_every_s(process: str) -> int:
     return SCRAPE_ARMS_S if part in _OFTEN or PARTS[part].consumer else SCRAPE_S
 
 
-def _labels(process: str) -> str:
+def _labels(process: str) -> dict[str, str]:
     """The supervisor's own series say which part they are about."""
-    part = "" if process == "supervisor" else f', part: "{process.partition("#")[0]}"'
-    return f'{{instance: "{process}"{part}}}'
+    part = {} if process == "supervisor" else {"part": process.partition("#")[0]}
+    return {"instance": process, **part}
 
 
 def targets(home: Home, names: Collection[str], replicas: Mapping[str, int] | None = None) -> dict[str, str]:
@@ -45,8 +74,8 @@ def targets(home: Home, names: Collection[str], replicas: Mapping[str, int] | No
     `replicas`: how many a part has, where that is not what the table says.
     """
     many = replicas or {}
-    return {"supervisor": f"{home.bind}:{home.port(SUPERVISOR_PORT)}"} | {
-        part.instance(n): f"{home.bind}:{home.port(part.admin_port + n)}"
+    return {"supervisor": home.at("supervisor", SUPERVISOR_PORT)} | {
+        part.instance(n): home.at(part.name, part.admin_port + n)
         for part in (PARTS[name] for name in names)
         if part.admin_port
         for n in range(many.get(part.name, part.replicas))
@@ -55,7 +84,7 @@ def targets(home: Home, names: Collection[str], replicas: Mapping[str, int] | No
 
 def write_configuration(home: Home, names: Collection[str], replicas: Mapping[str, int] | None = None) -> None:
     """Write what the lab's Prometheus reads when it starts, and at a SIGHUP."""
-    receiver = f"{home.bind}:{home.port(PARTS['alertmanager'].port)}"
+    receiver = home.at("alertmanager", PARTS["alertmanager"].port)
     (home.run / "prometheus.yml").write_text(configuration(targets(home, names, replicas), receiver))
     rules = alertmanager.with_console("rules-demo.yml", home.http_url(PARTS["console"]))
     (home.run / RULES).write_text(rules)

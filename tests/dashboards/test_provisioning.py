@@ -77,10 +77,16 @@ def test_the_full_profile_sets_what_there_is_to_set() -> None:
     lines = [line for line in (DEPLOY / "full.env").read_text().splitlines() if not line.startswith("#")]
     given = dict(line.split("=", 1) for line in lines)
     assert given.pop("COMPOSE_PROFILES") == "full"
-    assert given.pop("LAB_LOGS") == "1"
     assert given.keys() <= {f"LAB_{name.upper()}" for name in Settings.__struct_fields__}
     receiver = read("tempo.yml")["distributor"]["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
     assert given["LAB_OTLP"] == f"http://tempo:{receiver.rpartition(':')[2]}"
+
+
+def test_the_collector_reads_the_logs_where_the_processes_write_them() -> None:
+    collector, relay = COMPOSE["services"]["collector"], COMPOSE["services"]["relay"]
+    assert "logs:/logs:ro" in collector["volumes"]
+    assert f"logs:{relay['environment']['LAB_HOME']}/logs" in relay["volumes"]
+    assert read("collector.yml")["receivers"]["filelog"]["include"] == ["/logs/*.log"]
 
 
 def test_each_signal_has_one_road() -> None:

@@ -108,7 +108,7 @@ async def test_a_crashing_process_is_restarted_until_the_limit_and_revived_by_re
         assert "ended with code 7, 6 times within 60 s" in child.why
         assert "lab logs victim" in child.why
         with pytest.raises(ProcessLookupError, match="not running"):
-            child.kill(hold=False)
+            await child.kill(hold=False)
         await child.restart()
         await until(lambda: child.restarts > child_module.CRASHES_ALLOWED)
         assert len(events(tmp_path, "part.failed")) == 1
@@ -119,7 +119,7 @@ async def test_kills_that_somebody_ordered_are_no_crashes(tmp_path: Path) -> Non
     async with supervised(tmp_path, SLEEP) as child:
         for kills in range(child_module.CRASHES_ALLOWED + 2):
             await until(lambda kills=kills: child.ready and child.restarts == kills)
-            child.kill(hold=False)
+            await child.kill(hold=False)
         await until(lambda: child.ready)
 
 
@@ -175,15 +175,15 @@ async def test_a_process_that_leaks_again_and_again_fails_like_any_that_crashes(
 async def test_a_frozen_tree_stands_still_thaws_and_can_be_killed(tmp_path: Path) -> None:
     async with supervised(tmp_path, FAMILY) as child:
         await until(lambda: child.ready and psutil.Process(child.pid).children())
-        pids = [child.freeze(), psutil.Process(child.pid).children()[0].pid]
+        pids = [await child.freeze(), psutil.Process(child.pid).children()[0].pid]
         await until(lambda: all(map(stopped, pids)))
         assert child.state == "frozen"
-        child.thaw()
+        await child.thaw()
         await until(lambda: child.ready and not any(map(stopped, pids)))
         with pytest.raises(ProcessLookupError, match="not frozen"):
-            child.thaw()
-        child.freeze()
-        child.kill(hold=True)
+            await child.thaw()
+        await child.freeze()
+        await child.kill(hold=True)
         await until(lambda: child.state == "held")
         await until(lambda: not any(map(alive, pids)))
 
@@ -192,7 +192,7 @@ async def test_a_frozen_tree_stands_still_thaws_and_can_be_killed(tmp_path: Path
 async def test_what_is_held_stays_down_until_it_is_restarted(tmp_path: Path) -> None:
     async with supervised(tmp_path, SLEEP) as child:
         await until(lambda: child.ready)
-        child.kill(hold=True)
+        await child.kill(hold=True)
         await until(lambda: child.state == "held")
         assert "lab restart victim" in child.why
         await asyncio.sleep(0.2)  # twenty restart delays
@@ -247,12 +247,12 @@ async def test_a_log_is_bounded_while_its_process_goes_on_writing(
     log = tmp_path / "victim.log"
     async with supervised(tmp_path, CHATTY) as child:
         await until(lambda: log.stat().st_size > 100_000)
-        pid = child.freeze()  # it writes up to 1 MB/s: the next look would come too late
+        pid = await child.freeze()  # it writes up to 1 MB/s: the next look would come too late
         await until(lambda: stopped(pid))
         child.sample()
         assert log.stat().st_size < 100_000
         assert (tmp_path / "victim.log.1").stat().st_size > 100_000
-        child.thaw()
+        await child.thaw()
         await until(lambda: log.stat().st_size > 10_000)
         assert set(log.read_text()) == {"x", "\n"}  # no hole where the old end was
 

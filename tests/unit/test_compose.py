@@ -8,24 +8,28 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import msgspec
 import pytest
 import yaml
 
-from services.domain.arms import DEFAULT_PUBLISHER
+from loadtest.scenario import read
 from services.settings import Settings
 from services.stack import compose, kafka, postgres, prometheus, zipkin
-from services.stack.home import Home
+from services.stack.home import SUPERVISOR, Home
+from services.stack.keeper import KEEPER_MB
 from services.stack.launch import PASSED_ON, Launch, launch
-from services.stack.parts import PARTS
+from services.stack.parts import GUESTS, PARTS, SUPERVISOR_PORT
 
 ROOT = Path(__file__).parent.parent.parent
 FULL = {"grafana": 21032, "tempo": 0, "loki": 0, "collector": 0}  # the profile `full`, with the published ports
-HELPERS = {"secrets", *FULL}  # containers that are no process of the table
+HELPERS = {"secrets", "lab", *FULL}  # containers that are no process of the table
+KEEPER_S = 2  # what a keeper needs to end, beyond its process
 SERVICES = [part for part in PARTS.values() if part.kind in ("service", "task")]
 Service = dict[str, Any]
 
@@ -50,7 +54,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Launch]:
     """How the native stack starts the same processes, on the ports of the design."""
     home = Home(tmp_path_factory.mktemp("home"), compose.PORT_BASE)
     home.create()
-    return {part.name: launch(part, 0, home, faults=False) for part in PARTS.values()}
+    return {part.name: launch(part, 0, home, faults=True) for part in PARTS.values()}
 
 
 def options(words: list[str]) -> dict[str, str]:
@@ -67,19 +71,40 @@ def healthy_or_done(part: str) -> str:
 
 
 def same_processes(files: Files, native: dict[str, Launch]) -> None:
-    assert files.services.keys() - HELPERS == PARTS.keys()
-    others = {name for name, part in PARTS.items() if part.publisher not in ("", DEFAULT_PUBLISHER)}
+    assert files.services.keys() == PARTS.keys() | HELPERS
+    others = {name for name, part in PARTS.items() if part.publisher not in ("", *compose.PUBLISHERS)}
     assert {name for name, service in files.services.items() if service.get("profiles") == ["publishers"]} == others
 
 
 def same_commands(files: Files, native: dict[str, Launch]) -> None:
+    """The first process is a keeper, which starts what the native stack does: both ask the table."""
     for part in SERVICES:
-        assert files.services[part.name]["command"] == ["python", *native[part.name].command[1:]]
+        assert files.services[part.name]["command"] == ["python", "-m", "services.stack.keeper", part.name]
+    assert files.services["lab"]["command"] == ["python", "-m", SUPERVISOR]
+    assert not any("entrypoint" in service for service in files.services.values())
 
 
-def same_entrypoints(files: Files, native: dict[str, Launch]) -> None:
-    """The image has none, and only `provision` looks at something before its command."""
-    assert {name for name, service in files.services.items() if "entrypoint" in service} == {"provision"}
+def kept_and_struck_from_inside(files: Files, native: dict[str, Launch]) -> None:
+    """The supervisor is there before who asks it for failpoints; a folder is shared, by the lab's own image alone."""
+    shared = {"lab:/lab", "logs:/lab/logs"}
+    for name, service in files.services.items():
+        volumes = {volume for volume in service.get("volumes", []) if volume.startswith(("lab:", "logs:"))}
+        if service["image"] == "${LAB_IMAGE}" and name != "secrets":
+            assert volumes == shared, name
+        else:
+            assert volumes == ({"logs:/logs:ro"} if name == "collector" else set()), name
+        if name == "collector" or (name in PARTS and PARTS[name].kind == "service"):
+            assert service["depends_on"]["lab"] == {"condition": "service_healthy"}, name
+    assert files.services["lab"]["depends_on"] == {"secrets": {"condition": "service_completed_successfully"}}
+
+
+def a_gentle_load_from_the_start(files: Files, native: dict[str, Launch]) -> None:
+    """Of the supervisor's own container, which has room for it beside a scenario's load and audit."""
+    lab = files.services["lab"]
+    assert lab["environment"]["LAB_GUESTS"].split(",") == ["load"]
+    assert GUESTS["load"].after == ("orders",)
+    assert int(lab["mem_limit"].removesuffix("m")) >= GUESTS["load"].resident_bound_mb + PARTS["auditor"].memory_mb
+    assert "profiles" not in lab
 
 
 def same_ports(files: Files, native: dict[str, Launch]) -> None:
@@ -102,44 +127,49 @@ def same_order(files: Files, native: dict[str, Launch]) -> None:
 def same_bounds(files: Files, native: dict[str, Launch]) -> None:
     """Memory, and the time that each is given to end."""
     for part in PARTS.values():
-        service = files.services[part.name]
-        assert service["mem_limit"] == f"{part.resident_bound_mb}m", part.name
-        assert service["stop_grace_period"] == f"{native[part.name].stop_timeout_s:g}s", part.name
+        service, kept = files.services[part.name], part in SERVICES
+        assert service["mem_limit"] == f"{part.resident_bound_mb + kept * KEEPER_MB}m", part.name
+        assert service["stop_grace_period"] == f"{native[part.name].stop_timeout_s + kept * KEEPER_S:g}s", part.name
         assert service.get("stop_signal", "SIGTERM") == native[part.name].stop_signal.name, part.name
 
 
 def same_settings(files: Files, native: dict[str, Launch]) -> None:
-    """Every LAB_ setting of a native process, and no other; addresses name containers instead of this machine."""
+    """One environment for all; what a keeper makes of it is what the native stack sets, with other addresses."""
     for part in SERVICES:
         given = dict(files.services[part.name]["environment"])
-        assert {name for name, value in given.items() if value is None} == set(PASSED_ON), part.name
-        if part.name == "provision":
-            assert given.pop("LAB_FAILPOINTS") == "${LAB_FAILPOINTS:-}"  # to be refused, see below
-        expected = dict(native[part.name].environment)
+        assert given.pop("LAB_PUBLISHERS") == f"${{LAB_PUBLISHERS:-{','.join(compose.PUBLISHERS)}}}", part.name
+        assert {name for name, value in given.items() if value is None} == {*PASSED_ON} - {"LAB_PUBLISHERS"}, part.name
+        given = {name: value for name, value in given.items() if value is not None}
+        assert given.keys() == HOME | {"LAB_FAULTS", "PGPASSFILE", "PYTHONUNBUFFERED", "MALLOC_ARENA_MAX", "TZ"}
+        assert given["LAB_FAULTS"] == "1", part.name
+        assert given["PGPASSFILE"] == "/run/lab/pgpass", part.name
+        with mock.patch.dict(os.environ, given, clear=True):
+            home = Home.from_environment()
+            assert home == compose.HOME
+            kept = launch(part, 0, msgspec.structs.replace(home, secret_folder=native_secrets(native)), faults=True)
+        made, expected = dict(kept.environment), dict(native[part.name].environment)
         for address in ("LAB_KAFKA", "LAB_POSTGRES", "LAB_LEDGER", "LAB_PROVIDER", "LAB_PROMETHEUS", "LAB_ZIPKIN"):
-            assert given.pop(address) == address_in_compose(address), part.name
+            assert made.pop(address) == address_in_compose(address), part.name
             del expected[address]
-        assert (given["LAB_BIND"], given["LAB_HOME"]) == ("0.0.0.0", "/tmp/lab")  # noqa: S104, S108
-        differing = {
-            "LAB_BIND",
-            "LAB_HOME",
-            "LAB_LOG_FILE",
-            "LAB_SPAN_FILE",
-            "LAB_TOKEN",
-            "LAB_SUPERVISOR",
-            "PYTHONPATH",
-            "PGPASSFILE",
-        }
+        assert made["LAB_SUPERVISOR"] == f"http://lab:{compose.PORT_BASE + SUPERVISOR_PORT}"
+        differing = {*HOME, "LAB_SUPERVISOR", "LAB_LOG_FILE", "LAB_SPAN_FILE", "LAB_TOKEN", "PGPASSFILE"}
         of_this_shell = {"PATH", "HOME", "LANG", "TMPDIR", "XDG_CACHE_HOME", "LAB_CACHE"}
         left_out = differing | of_this_shell | set(PASSED_ON)
-        assert {n: v for n, v in given.items() if n not in left_out} == {
+        assert {n: v for n, v in made.items() if n not in left_out} == {
             n: v for n, v in expected.items() if n not in left_out
         }, part.name
-        assert not {"LAB_TOKEN", "LAB_SUPERVISOR", "LAB_SPAN_FILE"} & given.keys()  # no supervisor
-        log = f"/logs/{given['LAB_PROCESS'].replace('#', '-')}.log"
-        assert given["LAB_LOG_FILE"] == f"${{LAB_LOGS:+{log}}}", part.name  # else to stderr
+        assert made["LAB_LOG_FILE"] == f"/lab/logs/{part.instance(0)}.log"
         known = {"LAB_" + field.upper() for field in Settings.__struct_fields__}
-        assert {name for name in given if name.startswith("LAB_")} <= known, part.name
+        assert {name for name in made if name.startswith("LAB_")} <= known | HOME, part.name
+    ours = {"LAB_GUESTS": "load", "LAB_SEED": "${LAB_SEED:-1}", "LAB_FAILPOINTS": "${LAB_FAILPOINTS:-}"}
+    assert files.services["lab"]["environment"] == {**files.services["orders"]["environment"], **ours}
+
+
+HOME = {"LAB_HOME", "LAB_PORT_BASE", "LAB_BIND", "LAB_HOSTS", "LAB_SECRETS"}  # what a Home is made of
+
+
+def native_secrets(native: dict[str, Launch]) -> Path:
+    return Path(native["orders"].environment["LAB_HOME"]) / "run"
 
 
 def address_in_compose(setting: str) -> str:
@@ -248,7 +278,8 @@ def probed_and_restarted(files: Files, native: dict[str, Launch]) -> None:
             assert service["healthcheck"]["test"][0] == "CMD", name
             assert {"interval", "timeout", "retries", "start_period"} <= service["healthcheck"].keys(), name
         if name in PARTS and PARTS[name].admin_port:
-            assert "/readyz" in service["healthcheck"]["test"][-1], name
+            assert f":{compose.PORT_BASE + SUPERVISOR_PORT}/readyz" in service["healthcheck"]["test"][-1], name
+    assert f":{compose.PORT_BASE + SUPERVISOR_PORT}/status" in files.services["lab"]["healthcheck"]["test"][-1]
 
 
 def no_secret_in_the_files(files: Files, native: dict[str, Launch]) -> None:
@@ -258,7 +289,7 @@ def no_secret_in_the_files(files: Files, native: dict[str, Launch]) -> None:
     for service in files.services.values():
         environment = service.get("environment", {})
         secret = {name for name in environment if re.search("PASSWORD|SECRET|TOKEN", name)}
-        assert secret <= {"POSTGRES_PASSWORD_FILE", "GF_SECURITY_ADMIN_PASSWORD__FILE"}
+        assert secret <= {"POSTGRES_PASSWORD_FILE", "GF_SECURITY_ADMIN_PASSWORD__FILE", "LAB_SECRETS"}  # files
         written += [str(value) for value in environment.values()]
     assert all("password" not in value.replace("/run/lab/password", "") for value in written)
     for part in PARTS.values():
@@ -266,12 +297,14 @@ def no_secret_in_the_files(files: Files, native: dict[str, Launch]) -> None:
         assert ("secrets:/run/lab:ro" in volumes) is (
             part.kind not in ("kafka", "prometheus", "alertmanager", "zipkin")
         ), part.name
+    assert "secrets:/run/lab:ro" in files.services["lab"]["volumes"]
 
 
 CHECKS: list[Callable[[Files, dict[str, Launch]], None]] = [
     same_processes,
     same_commands,
-    same_entrypoints,
+    kept_and_struck_from_inside,
+    a_gentle_load_from_the_start,
     same_ports,
     same_order,
     same_bounds,
@@ -294,15 +327,34 @@ def test_the_compose_file_says_the_same_as_the_native_stack(
     check(files, native)
 
 
+KEPT_BY = ("python", "-m", "services.stack.keeper")
+
+
 def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, str, Any]]:
     """(the check that must notice, service, path of keys, wrong value; None takes the key away)."""
     yield same_processes, "refunds", "", None
-    yield same_commands, "refunds", "command", ["python", "-m", "services.orders"]
-    yield same_commands, "arm.at_least_once", "command", ["python", "-m", "services.payments", "effectively_once"]
-    yield same_entrypoints, "provision", "entrypoint", None
-    yield same_entrypoints, "orders", "entrypoint", ["sh", "-c", "true"]
-    yield same_settings, "provision", "environment/LAB_FAILPOINTS", None
+    yield same_processes, "orders.dual_write_after_commit", "profiles", ["publishers"]
+    yield same_processes, "lab", "", None
+    yield same_commands, "refunds", "command", ["python", "-m", "services.refunds"]
+    yield same_commands, "arm.at_least_once", "command", [*KEPT_BY, "arm.effectively_once"]
+    yield same_commands, "lab", "command", ["python", "-m", "services.console"]
+    yield same_commands, "orders", "entrypoint", ["sh", "-c", "true"]
+    yield kept_and_struck_from_inside, "relay", "depends_on/lab", None
+    yield kept_and_struck_from_inside, "relay", "depends_on/lab/condition", "service_started"
+    yield kept_and_struck_from_inside, "relay", "volumes", ["secrets:/run/lab:ro", "lab:/lab"]
+    yield kept_and_struck_from_inside, "postgres", "volumes", ["lab:/lab"]
+    yield kept_and_struck_from_inside, "collector", "volumes", ["logs:/logs"]
+    yield kept_and_struck_from_inside, "collector", "depends_on/lab", None
+    yield kept_and_struck_from_inside, "lab", "depends_on/orders", {"condition": "service_healthy"}
+    yield a_gentle_load_from_the_start, "lab", "environment/LAB_GUESTS", None
+    yield a_gentle_load_from_the_start, "lab", "profiles", ["load"]
+    yield a_gentle_load_from_the_start, "lab", "mem_limit", "500m"
+    yield same_settings, "lab", "environment/LAB_FAILPOINTS", None
     yield same_settings, "orders", "environment/LAB_FAILPOINTS", "${LAB_FAILPOINTS:-}"
+    yield same_settings, "orders", "environment/LAB_TOKEN", "x"
+    yield same_settings, "orders", "environment/LAB_HOSTS", None
+    yield same_settings, "orders", "environment/LAB_SECRETS", "/lab/run"
+    yield same_settings, "orders", "environment/LAB_PUBLISHERS", "${LAB_PUBLISHERS:-outbox}"
     yield same_ports, "orders", "ports", ["127.0.0.1:21020:21021"]
     yield same_ports, "orders", "ports", ["21020:21020"]
     yield same_ports, "ledger", "ports", ["0.0.0.0:21004:21004"]
@@ -316,10 +368,10 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield same_bounds, "postgres", "stop_signal", "SIGTERM"
     yield same_bounds, "kafka", "stop_grace_period", "10s"
     yield same_settings, "relay", "environment/LAB_PROCESS", "relay"
-    yield same_settings, "orders", "environment/LAB_ADMIN_PORT", "21102"
+    yield same_settings, "orders", "environment/LAB_PORT_BASE", "22000"
     yield same_settings, "orders", "environment/LAB_CHUNK", "7"
     yield same_settings, "orders", "environment/LAB_CHUNKS", "7"
-    yield same_settings, "orders", "environment/LAB_FAULTS", "1"
+    yield same_settings, "orders", "environment/LAB_FAULTS", "0"
     yield same_settings, "orders", "environment/LAB_LEDGER", "postgresql://lab@postgres:21001"
     yield same_settings, "orders", "environment/MALLOC_ARENA_MAX", None
     yield same_postgres, "ledger", "command", ["postgres", "-csynchronous_commit=off"]
@@ -343,6 +395,7 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield contained, "relay", "logging/options/max-size", None
     yield probed_and_restarted, "kafka", "healthcheck", {"disable": True}
     yield probed_and_restarted, "orders", "healthcheck/test", ["CMD", "true"]
+    yield probed_and_restarted, "lab", "healthcheck/test", ["CMD", "true"]
     yield probed_and_restarted, "provision", "restart", "unless-stopped"
     yield probed_and_restarted, "relay", "restart", "no"
     yield no_secret_in_the_files, "postgres", "environment/POSTGRES_PASSWORD", "lab"
@@ -383,41 +436,45 @@ def test_a_password_in_an_address_is_noticed(files: Files, native: dict[str, Lau
         no_secret_in_the_files(Files(files.services, files.images, "postgresql://lab:lab@postgres:21001"), native)
 
 
-# --- failpoints
-
-
-@pytest.mark.parametrize(
-    ("failpoints", "code", "out"),
-    [(None, 7, "begun"), ("", 7, "begun"), ("publish.after_fetch=kill", 2, "")],
-)
-def test_failpoints_that_nobody_would_arm_are_refused_before_anything_starts(
-    failpoints: str | None, code: int, out: str, files: Files
-) -> None:
-    """The container's way in, with another command behind it; Compose reads `$$` as `$`."""
-    way_in = [word.replace("$$", "$") for word in files.services["provision"]["entrypoint"]]
-    environment = {"PATH": os.environ["PATH"]} | ({} if failpoints is None else {"LAB_FAILPOINTS": failpoints})
-    command = [*way_in, "sh", "-c", 'echo "$1"; exit 7', "it", "begun"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stdout.strip()) == (code, out)
-    assert ("LAB_FAILPOINTS is set" in done.stderr) is (code == 2)
-
-
 # --- the files that the containers mount or are built from
 
 
-def test_prometheus_reads_every_process_with_an_admin_endpoint_under_the_names_of_the_native_stack() -> None:
+def test_prometheus_is_told_of_the_processes_of_the_native_stack_under_the_same_names() -> None:
     home = Home(Path("/nowhere"), compose.PORT_BASE)
-    targets = compose.prometheus_targets()
-    native = prometheus.targets(home, PARTS)
-    assert targets.keys() == native.keys() - {"supervisor"}
+    targets, native = prometheus.targets(compose.HOME, PARTS), prometheus.targets(home, PARTS)
+    assert targets.keys() == native.keys()
     for process, address in targets.items():
         container, port = address.split(":")
-        assert PARTS[container].instance(0) == process
+        assert process == (PARTS[container].instance(0) if container in PARTS else "supervisor")
         assert port == native[process].split(":")[1]
-    committed = (ROOT / "deploy" / "prometheus.yml").read_text()
-    assert committed == prometheus.configuration(targets, compose.at("alertmanager")), (
-        "out of date: python -m services.stack.compose prometheus > deploy/prometheus.yml"
-    )
+    assert targets["supervisor"] == "lab:21100"
+
+
+def test_a_prometheus_that_asks_scrapes_whom_and_as_often_as_one_that_was_told(files: Files) -> None:
+    targets = prometheus.targets(compose.HOME, PARTS, {"relay": 2})
+    told = yaml.safe_load(prometheus.configuration(targets, compose.at("alertmanager")))
+    asking = yaml.safe_load((ROOT / "deploy" / "prometheus.yml").read_text())
+    assert files.services["prometheus"]["volumes"][1].startswith("./deploy/prometheus.yml:")
+    for job, same in zip(asking["scrape_configs"], told["scrape_configs"], strict=True):
+        (source,) = job.pop("http_sd_configs")
+        every = job["scrape_interval"].removesuffix("s")
+        assert source == {"url": f"http://lab:21100/targets?every={every}", "refresh_interval": "5s"}
+        assert same.pop("static_configs") == prometheus.answer(targets, int(every))
+    assert asking == told
+    assert sum(len(prometheus.answer(targets, every)) for every in (1, 5)) == len(targets)
+
+
+def test_the_committed_files_of_prometheus_and_alertmanager_are_what_the_code_would_print(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in ("prometheus", "alertmanager"):
+        compose.main([name])
+        said = f"out of date: python -m services.stack.compose {name} > deploy/{name}.yml"
+        assert (ROOT / "deploy" / f"{name}.yml").read_text() == capsys.readouterr().out, said
+
+
+def test_what_runs_without_a_profile_is_what_the_tour_needs() -> None:
+    assert set(read("tour").arms.publishers) == set(compose.PUBLISHERS)
 
 
 def test_the_brokers_log_is_set_up_as_in_the_native_stack() -> None:
@@ -433,6 +490,12 @@ def test_every_file_that_a_container_mounts_is_there(files: Files) -> None:
         assert mode == "ro", volume
 
 
+def test_every_folder_that_a_volume_of_the_lab_is_mounted_at_belongs_to_its_user(files: Files) -> None:
+    (line,) = re.findall(r"install -d -o lab -g lab -m 0755 (.*)", (ROOT / "Dockerfile").read_text())
+    ours = [service for service in files.services.values() if service["image"] == "${LAB_IMAGE}"]
+    assert {volume.split(":")[1] for service in ours for volume in service["volumes"]} == set(line.split())
+
+
 def test_the_final_stage_holds_no_build_tool_and_is_not_root() -> None:
     final = (ROOT / "Dockerfile").read_text().rpartition("\nFROM ")[2]
     assert "uv " not in final
@@ -441,51 +504,82 @@ def test_the_final_stage_holds_no_build_tool_and_is_not_root() -> None:
     assert final.rstrip().endswith("USER 10001:10001")
 
 
+def test_the_image_holds_the_packages_that_its_processes_import() -> None:
+    text, let_in = (ROOT / "Dockerfile").read_text(), (ROOT / ".dockerignore").read_text().splitlines()
+    assert let_in[0] == "*"
+    for package in ("services", "dashboards", "loadtest", "lab"):
+        assert f"COPY {package} /app/{package}\n" in text
+        assert f"!{package}" in let_in
+    assert "PYTHONPATH=/app" in text
+
+
+def test_lab_is_a_command_of_the_image(tmp_path: Path) -> None:
+    """The script that the Dockerfile writes, where nothing else says what `lab` is."""
+    (line,) = re.findall(r"printf '(.*)' > /opt/lab/bin/lab", (ROOT / "Dockerfile").read_text())
+    script = tmp_path / "lab"
+    script.write_text(line.replace("\\n", "\n").replace("/opt/lab/bin/python", sys.executable))
+    script.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin", "PYTHONPATH": str(ROOT), "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["lab", "scenarios"], env=environment, cwd=tmp_path, capture_output=True, text=True, check=False
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "tour" in done.stdout
+
+
 def test_what_an_image_leaves_out_no_process_in_a_container_imports() -> None:
-    """Each module is imported in a fresh interpreter in which the native stack's libraries cannot be found."""
-    left_out = [line for line in (ROOT / "deploy" / "native-only.txt").read_text().splitlines() if line[0] != "#"]
-    modules = {part.module for part in SERVICES} | {"services.stack.compose"}
+    """All modules, in a fresh interpreter in which neither the native stack's libraries nor the tests' can be found."""
+    lines = (ROOT / "deploy" / "native-only.txt").read_text().splitlines()
+    left_out = [line for line in lines if line[0] != "#"]
+    assert "locust" not in left_out  # the load is sent from a container
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+    away = {name.partition("==")[0].replace("-", "_") for name in (*left_out, *groups["dev"])} | {"yaml"}
+    modules = {part.module for part in (*SERVICES, GUESTS["load"])}
+    modules |= {"services.stack.compose", "services.stack.keeper", SUPERVISOR, "lab.main", "loadtest.play"}
     run = sorted(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module for module in modules)
-    away = {name.replace("-", "_"): None for name in left_out}
-    code = f"import importlib, sys; sys.modules.update({away!r}); list(map(importlib.import_module, {run!r}))"
+    nothing = dict.fromkeys(away)
+    code = f"import importlib, sys; sys.modules.update({nothing!r}); list(map(importlib.import_module, {run!r}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-# --- the password
+# --- the secrets
 
 
 def test_the_password_is_drawn_once_and_written_for_both_readers(tmp_path: Path) -> None:
-    compose.draw_password(tmp_path)
+    compose.draw_secrets(tmp_path)
     password = (tmp_path / "password").read_text()
-    compose.draw_password(tmp_path)
+    compose.draw_secrets(tmp_path)
     assert (tmp_path / "password").read_text() == password
     assert len(password) >= 32
     assert not set(password) & set(":\\\n")  # libpq's separators
     assert (tmp_path / "pgpass").read_text() == f"*:*:*:{postgres.USER}:{password}\n*:*:*:reader:{password}\n"
     assert (tmp_path / "password").stat().st_mode & 0o777 == 0o444  # the image's user is another
     assert (tmp_path / "pgpass").stat().st_mode & 0o777 == 0o600  # libpq and asyncpg refuse it otherwise
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["password", "pgpass"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["password", "pgpass", "token.secret"]
+    assert (tmp_path / "token.secret").stat().st_mode & 0o777 == 0o600  # of the lab's own user
 
 
 def test_two_labs_draw_two_passwords(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
-        compose.draw_password(tmp_path / name)
+        compose.draw_secrets(tmp_path / name)
     assert (tmp_path / "a" / "password").read_text() != (tmp_path / "b" / "password").read_text()
 
 
 def test_a_start_that_died_between_the_two_files_is_mended_by_the_next(tmp_path: Path) -> None:
-    compose.draw_password(tmp_path)
+    compose.draw_secrets(tmp_path)
     (tmp_path / "pgpass").unlink()
     (tmp_path / "pgpass.part").write_text("half")
-    compose.draw_password(tmp_path)
+    token = (tmp_path / "token.secret").read_text()
+    compose.draw_secrets(tmp_path)
     password = (tmp_path / "password").read_text()
     assert (tmp_path / "pgpass").read_text() == f"*:*:*:{postgres.USER}:{password}\n*:*:*:reader:{password}\n"
+    assert (tmp_path / "token.secret").read_text() == token  # the running lab knows no other
 
 
 def test_an_unknown_command_says_what_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        compose.main(["passwords"])
+        compose.main(["secret"])
     assert ended.value.code == 2
-    assert "password FOLDER | prometheus | alertmanager" in capsys.readouterr().err
+    assert "secrets FOLDER | prometheus | alertmanager" in capsys.readouterr().err
