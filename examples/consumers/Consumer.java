@@ -19,7 +19,9 @@ import org.apache.kafka.common.serialization.StringDeserializer;
 
 public final class Consumer {
     private static final Map<String, String> ENV = System.getenv();
-    private static final HttpClient HTTP = HttpClient.newBuilder().connectTimeout(Duration.ofSeconds(2)).build();
+    private static final HttpClient HTTP = HttpClient.newBuilder()
+            .version(HttpClient.Version.HTTP_1_1)       // else it asks for HTTP/2 first, and the answer is 400
+            .connectTimeout(Duration.ofSeconds(2)).build();
     private static final URI CHARGES = URI.create(ENV.get("LAB_PROVIDER") + "/v1/charges");
 
     public static void main(String[] words) throws Exception {

@@ -66,6 +66,7 @@ class _Row:
         self.open: set[Key] = set()
         self.orphans: dict[Key, float] = {}  # there, and not asked for: since when
         self._missing: dict[Key, float] = {}  # nowhere: since when
+        self._surplus: dict[Key, float] = {}  # applied more often than there are records of it: since when
         self._bad: dict[tuple[State, Key], int] = {}  # what was said last
 
     def row(self) -> AuditRow:
@@ -76,6 +77,11 @@ class _Row:
         """Those that have been nowhere for the grace, and in two passes."""
         self._missing = {key: self._missing.get(key, now) for key in nowhere}
         return {key for key, since in self._missing.items() if now - since >= GRACE_S}
+
+    def unripe(self, surplus: Collection[Key], now: float) -> set[Key]:
+        """Those that have been applied too often for less than the grace."""
+        self._surplus = {key: self._surplus.get(key, now) for key in surplus}
+        return {key for key, since in self._surplus.items() if now - since < GRACE_S}
 
     def unexpected(self, now: float) -> list[Key]:
         """What has not been asked for, for the grace."""
@@ -364,7 +370,8 @@ class Live:
             holdings = held.holdings[cell.arm.name]
             for key in list(cell.open):
                 many, copies = self._count(cell, key), self._main.copies[key]
-                if many and not holdings.ahead(copies) and self._is_free(cell, key, copies, holdings):
+                sure = many and not self._surplus(cell, key)
+                if sure and not holdings.ahead(copies) and self._is_free(cell, key, copies, holdings):
                     found += cell.said(cell.settle(key, many, self._allowed(cell, key)))
         return found
 
@@ -448,13 +455,14 @@ class Live:
     def _process(self, cell: _Cell, held: "Held", now: float) -> "_Judged":
         holdings, row, bad = held.holdings[cell.arm.name], cell.row(), _Bad()
         rest: dict[Key, int] = {}
+        unsure = cell.unripe([key for key in cell.open if self._surplus(cell, key)], now)
         for key in list(cell.open):
             many, copies = self._count(cell, key), self._main.copies[key]
             ahead = holdings.ahead(copies)
             if not many and ahead:
                 row.expected += 1
                 row.waiting += 1
-            elif many and not ahead and self._is_free(cell, key, copies, holdings):
+            elif many and not ahead and key not in unsure and self._is_free(cell, key, copies, holdings):
                 bad |= cell.settle(key, many, self._allowed(cell, key))
                 _count(row, key, many, self._allowed(cell, key), 1)
             else:
@@ -471,7 +479,7 @@ class Live:
         row.expected += len(nowhere - lost)
         row.waiting += len(nowhere - lost)
         bad |= {("lost", key): 1 for key in lost}
-        for key in some.wanting("") - lost:
+        for key in some.wanting("") - lost - unsure:
             if above := extra(rest[key], self._allowed(cell, key)):
                 bad["duplicated", key] = above
         ghosts = cell.unexpected(now)
@@ -537,6 +545,10 @@ class Live:
         """How many applications count as one: one for each record, where the arm promises per record."""
         records = cell.records.get(key)
         return max(1, len(records)) if records and cell.arm.per_record else 1
+
+    def _surplus(self, cell: _Cell, key: Key) -> bool:
+        """Whether there are more applications than records, where records count: one may lie on the topic, unread."""
+        return cell.arm.per_record and self._count(cell, key) > len(self._main.copies[key])
 
     def _lacks(self, cell: _Cell, key: Key) -> bool:
         several = cell.arm.per_record and len(self._main.copies[key]) > 1

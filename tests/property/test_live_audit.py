@@ -125,6 +125,24 @@ def test_an_effect_that_is_seen_before_its_record_is_no_ghost_unless_the_record_
     assert [(row.applied_once, row.unexpected) for row in rows] == [(1, 0), (1, 1)]
 
 
+def test_where_records_count_a_second_application_may_be_of_a_copy_that_was_not_read_yet() -> None:
+    live, passed = Live([OUTBOX], [arm_of("record", per_record=True)]), Holdings({(ORDERS.topic, 0): 9})
+    for number in (1, 2):
+        live.take_record("outbox", record(number, number), 0.0)
+    for number, offset in ((1, 1), (1, 5), (2, 2), (2, 2)):
+        at = Coordinates(ORDERS.topic, 0, offset)
+        live.take_application("tried", "record", Application(key(number), True, at, "", b""), 0.0)
+    said = live.settle(held(passed)) + live.judge(held(passed), 0.0).found
+    live.take_record("outbox", record(5, 1), 1.0)
+    assert live.lacking() == {("tried", "record"): [key(1)]}
+    live.take_records_applied("tried", "record", key(1), [Coordinates(ORDERS.topic, 0, at) for at in (1, 5)])
+    said += live.judge(held(passed), 1.0).found
+    assert not [one for one in said if one.state == "duplicated" and one.row.startswith("process")]
+    done = live.judge(held(passed), GRACE_S)
+    assert [(one.key, one.many) for one in done.found if one.row.startswith("process")] == [(key(2), 1)]
+    assert (done.rows[-1].applied_once, done.rows[-1].duplicated, done.rows[-1].inherited) == (1, 1, 1)
+
+
 def test_the_hops_accept_and_publish_are_judged_by_what_was_told_and_what_is_there() -> None:
     live, answers = Live([OUTBOX], []), Answers()
     for name, outcome in (("a", "acknowledged"), ("b", "acknowledged"), ("c", None), ("d", "refused")):

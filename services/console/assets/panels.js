@@ -59,9 +59,11 @@ function stat(panel, body, { series }, { colours }) {
   const columns = one ? 1 : bestColumns(shown.length, width, height);
   box.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
   const each = height / Math.ceil(shown.length / columns);
-  const size = one ? Math.min(46, height * 0.55, width / 5) : Math.max(15, Math.min(36, each - 26, width / columns / 5));
-  for (const { name, value } of shown) {
-    const tile = element("div", "stat"), figure = element("b", "", worded(panel, value, unit, decimals));
+  const words = shown.map(({ value }) => worded(panel, value, unit, decimals));
+  const fits = (width / columns - 14) / (0.62 * Math.max(4, ...words.map((text) => text.length)));  // a digit's width, in em
+  const size = one ? Math.min(46, height * 0.55, fits) : Math.max(12, Math.min(36, each - 26, fits));
+  for (const [number, { name, value }] of shown.entries()) {
+    const tile = element("div", "stat"), figure = element("b", "", words[number]);
     figure.style.fontSize = `${size}px`;
     figure.style.color = level(property(panel, name, "thresholds", thresholds), value);
     tile.append(figure);
