@@ -1,6 +1,6 @@
 """Trace store and Prometheus away under load: does anything but the telemetry notice, and does that come back?
 
-`python -m loadtest.blackout --rate 50 --minutes 5` against a lab that is up: a calm minute, the blackout, a minute.
+`python -m loadtest.blackout --rate 100 --minutes 5` against a lab that is up: a calm minute, the blackout, a minute.
 Exit 0 when throughput stays, no process grows and data flows again, 1 when not.
 """
 
@@ -195,7 +195,7 @@ def _get(url: str) -> Any:
 def main() -> None:
     """Black out the lab of the environment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rate", type=float, default=50.0, help="requests a second")
+    parser.add_argument("--rate", type=float, default=100.0, help="requests a second")
     parser.add_argument("--minutes", type=float, default=5.0, help="length of the blackout")
     options = parser.parse_args()
 
