@@ -34,7 +34,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     span_file: str = ""  # spans go here as JSON lines, too; empty: nowhere
     zipkin: str = ""  # base URL of the trace store; empty: none
     otlp: str = ""  # base URL of an OTLP receiver (HTTP) for spans; empty: none
-    trace_ratio: float = 0.02  # share of requests that are sampled, of those that bring no traceparent
+    trace_ratio: float = 0.01  # share of requests that are sampled, of those that bring no traceparent
     telemetry: bool = True  # off: no metrics, spans, or log events of what went well; to measure what they cost
     trace_budget_per_s: float = 20.0  # messages a process makes spans for at most, four seconds' worth at once; 0: none
 
