@@ -28,7 +28,16 @@ GLOSSES: Final = {name: CONSUMER_ARMS[name].gloss for name in CONSUMER_ARMS} | {
 }
 
 
-def promising(promise: Promise) -> list[str]:
-    """The arms that make this promise, of any effect."""
-    consumers = [arm.name for arm in CONSUMER_ARMS.values() if any(promise in p for p in arm.promises.values())]
-    return consumers + [arm.name for arm in PUBLISHER_ARMS.values() if promise in arm.promises]
+def promised_series(promise: Promise) -> list[str]:
+    """Patterns of the legends of which damage breaks this promise: an arm and effect that it is made of.
+
+    The arm alone, too, where it is made of what the arm is there for: its record, its publication.
+    """
+    patterns = [f"/^{arm.name}$/" for arm in PUBLISHER_ARMS.values() if promise in arm.promises]
+    for arm in CONSUMER_ARMS.values():
+        effects = [effect for effect, promises in arm.promises.items() if promise in promises]
+        if effects:
+            patterns.append(f"/^{arm.name} ({'|'.join(effects)})$/")
+        if "record" in effects:
+            patterns.append(f"/^{arm.name}$/")
+    return patterns

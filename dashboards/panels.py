@@ -10,7 +10,7 @@ from grafana_foundation_sdk.builders import dashboard as board
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.text import TextMode
 
-from dashboards.palette import ARM_COLOURS, BROKEN, EXPECTED, GOOD, NEUTRAL, promising
+from dashboards.palette import ARM_COLOURS, BROKEN, EXPECTED, GOOD, NEUTRAL, promised_series
 from dashboards.sources import Query
 from services.domain.arms import Promise
 
@@ -68,9 +68,9 @@ def number(
     if promise is None:
         return panel.thresholds(_thresholds(bounds or ((None, NEUTRAL),)))
     panel.thresholds(_thresholds(((None, GOOD), (1.0, EXPECTED))))
-    for arm in promising(promise):
+    for series in promised_series(promise):
         steps = {"mode": "absolute", "steps": [{"value": None, "color": GOOD}, {"value": 1, "color": BROKEN}]}
-        panel.override_by_regexp(_series_of(arm), [_property("thresholds", steps)])
+        panel.override_by_regexp(series, [_property("thresholds", steps)])
     return panel
 
 

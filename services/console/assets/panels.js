@@ -109,7 +109,8 @@ function bargauge(panel, body, { series }) {
 function table(panel, body, { table: { columns, rows } }, { colours }) {
   if (!rows.length) return message(body, panel.fieldConfig.defaults.noValue === "0" ? "nothing" : panel.fieldConfig.defaults.noValue);
   const made = element("table"), head = made.createTHead().insertRow(), content = made.createTBody();
-  const numeric = columns.map((_, n) => rows.every((row) => row[n] === null || typeof row[n] === "number"));
+  const isNumber = (row, n) => typeof row[n] === "number";
+  const numeric = columns.map((_, n) => rows.some((row) => isNumber(row, n)) && rows.every((row) => row[n] === null || isNumber(row, n)));
   columns.forEach((name, n) => head.append(element("th", numeric[n] ? "n" : "", name)));
   for (const row of rows) {
     const line = content.insertRow();
