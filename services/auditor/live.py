@@ -455,7 +455,8 @@ class Live:
     def _process(self, cell: _Cell, held: "Held", now: float) -> "_Judged":
         holdings, row, bad = held.holdings[cell.arm.name], cell.row(), _Bad()
         rest: dict[Key, int] = {}
-        unsure = cell.unripe([key for key in cell.open if self._surplus(cell, key)], now)
+        surplus = [key for key in cell.open if self._surplus(cell, key)] if cell.arm.per_record else ()
+        unsure = cell.unripe(surplus, now)
         for key in list(cell.open):
             many, copies = self._count(cell, key), self._main.copies[key]
             ahead = holdings.ahead(copies)

@@ -5,6 +5,7 @@ The surface is that of `Child` (child.Managed), so the API, the failpoints and t
 
 import asyncio
 import contextlib
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Final, Literal
 
@@ -41,7 +42,7 @@ class Told(msgspec.Struct, frozen=True):
     why: str
 
 
-class _Elsewhere:
+class _Elsewhere(ABC):
     """A process that others have started."""
 
     def __init__(self, part: Part, replica: int, log: Log) -> None:
@@ -69,14 +70,15 @@ class _Elsewhere:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._ending.wait(), PROBE_STARTING_S if often else PROBE_EVERY_S)
 
+    @abstractmethod
     async def look(self) -> None:
-        raise NotImplementedError
+        """Make sure that what is known of it is as it is now."""
 
     async def end(self) -> None:
         """Look no more: it goes on, and who started it ends it."""
         self._ending.set()
 
-    def sample(self) -> None:
+    def sample(self) -> None:  # noqa: B027  # nothing to do is what there is to do
         """Its size is for its keeper, or its container, to bound."""
 
     def _event(self, name: str, /, **fields: str) -> None:

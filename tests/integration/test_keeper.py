@@ -6,11 +6,12 @@ failpoints and the command line are the lab's own.
 
 import os
 import signal
+import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from typing import Any, Final
+from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 import msgspec
@@ -224,7 +225,10 @@ def test_a_keeper_that_is_asked_to_end_ends_its_process_first(lab: Containers) -
 def test_a_supervisor_that_ends_leaves_them_running_and_the_next_one_finds_them(lab: Containers) -> None:
     before = lab.process(RELAY)
     assert lab.end("supervisor") == 0
-    time.sleep(0.5)  # the processes ask for their failpoints in vain meanwhile
+    where = urlsplit(lab.home.supervisor_url)
+    with socket.create_server((where.hostname, where.port)) as nobody:
+        nobody.settimeout(60)
+        nobody.accept()[0].close()  # a process has asked for its failpoints, in vain
     assert alive(before["pid"])
     lab.start_supervisor()
     assert lab.until(RELAY, ready=True)["pid"] == before["pid"]

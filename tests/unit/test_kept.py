@@ -27,9 +27,11 @@ class Keeper(Line):
     def __init__(self, says: bytes) -> None:
         self.says, self.may_answer, self.ordered = says, asyncio.Event(), list[str]()
         self.may_answer.set()
+        self.asked = asyncio.Event()
 
     async def ask(self, path: str) -> bytes:
         says = self.says
+        self.asked.set()
         await self.may_answer.wait()
         if not says:
             raise ProcessLookupError("its keeper does not answer")
@@ -38,7 +40,7 @@ class Keeper(Line):
     async def order(self, path: str, **words: Any) -> bytes:
         self.ordered.append(path)
         if not self.says:
-            await asyncio.sleep(3600)
+            await asyncio.Event().wait()  # for ever
         return self.says
 
 
@@ -68,7 +70,7 @@ async def test_an_answer_that_an_order_has_overtaken_is_no_news(log: Log, late: 
     process = Kept(RELAY, 0, keeper, log)
     keeper.may_answer.clear()
     looking = asyncio.create_task(process.look())
-    await asyncio.sleep(0)
+    await keeper.asked.wait()
     keeper.says = told("frozen")
     await process.freeze()
     keeper.may_answer.set()
