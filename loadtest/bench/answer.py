@@ -23,6 +23,11 @@ class Measured(msgspec.Struct, frozen=True):
     values: Mapping[str, float]
 
 
+def mean_of(turns: Sequence[Measured]) -> Measured:
+    """One round of turns that all have the same figures."""
+    return Measured({unit: statistics.fmean(turn.values[unit] for turn in turns) for unit in turns[0].values})
+
+
 class Round(msgspec.Struct, frozen=True):
     """The same work done by both, one after the other."""
 

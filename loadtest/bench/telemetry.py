@@ -27,6 +27,7 @@ RATE: Final = 200.0
 CONNECTIONS: Final = 16
 ARM: Final = "effectively_once"
 COUNTS: Final = {"ingest": 8_000, "consume": 50_000}  # messages at full speed a round
+TURNS: Final = 4  # of a round of the ingest: a service that stays costs nothing to change to
 SINK_PORT: Final = 199  # offsets within the block of ports, which ends there
 OTHER_PORT: Final = 198
 OTHER_ADMIN_PORT: Final = 197
@@ -50,11 +51,12 @@ async def _ingest(place: Home, rounds: int, count: int, seconds: float, tell: Te
         on = stack.enter_context(service(place, "orders", LAB_ZIPKIN=sink))
         off = stack.enter_context(service(place, "orders", **OFF, **elsewhere))
         part = PARTS["orders"]
-        project = Service("project", place, on, (place.port(part.port), place.port(part.admin_port)), count, seconds)
-        anchor = Service("anchor", place, off, (place.port(OTHER_PORT), place.port(OTHER_ADMIN_PORT)), count, seconds)
+        many, long = count // TURNS, seconds / TURNS
+        project = Service("project", place, on, (place.port(part.port), place.port(part.admin_port)), many, long)
+        anchor = Service("anchor", place, off, (place.port(OTHER_PORT), place.port(OTHER_ADMIN_PORT)), many, long)
         for scraped in (project, anchor):  # all the time, as Prometheus does: a round meets its share of scrapes
             await stack.enter_async_context(scraping(scraped.metrics, SCRAPED_EVERY_S["orders"]))
-        return await interleave(rounds, project, anchor, tell)
+        return await interleave(rounds, project, anchor, tell, turns=TURNS)
 
 
 async def _consume(place: Home, rounds: int, count: int, seconds: float, tell: Tell) -> list[tuple[Measured, Measured]]:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from loadtest.bench.answer import Measured
+from loadtest.bench.answer import Measured, mean_of
 
 Tell = Callable[[str], None]
 
@@ -16,17 +16,23 @@ class Contender(Protocol):
     async def round(self) -> Measured: ...
 
 
-async def interleave(rounds: int, project: Contender, anchor: Contender, tell: Tell) -> list[tuple[Measured, Measured]]:
-    """Rounds by turns. Who begins changes from round to round, so that what one leaves behind is not the other's."""
+async def interleave(
+    rounds: int, project: Contender, anchor: Contender, tell: Tell, *, turns: int = 1
+) -> list[tuple[Measured, Measured]]:
+    """Rounds by turns. Who begins changes from turn to turn, so that what one leaves behind is not the other's.
+
+    A round is the mean of so many turns of each: a machine whose speed drifts is the same to both of them.
+    """
     found: list[tuple[Measured, Measured]] = []
     for number in range(rounds + 1):
-        order = (project, anchor) if number % 2 else (anchor, project)
-        results: dict[str, Measured] = {}
-        for contender in order:
-            tell(f"{_round(number, rounds)}: {contender.name}")
-            results[contender.name] = await contender.round()
+        results: dict[str, list[Measured]] = {project.name: [], anchor.name: []}
+        for turn in range(turns):
+            order = (project, anchor) if (number + turn) % 2 else (anchor, project)
+            for contender in order:
+                tell(f"{_round(number, rounds)}: {contender.name}")
+                results[contender.name].append(await contender.round())
         if number:
-            found.append((results[project.name], results[anchor.name]))
+            found.append((mean_of(results[project.name]), mean_of(results[anchor.name])))
             tell(f"{_round(number, rounds)}: {_said(found[-1])}")
     return found
 

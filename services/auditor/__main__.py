@@ -60,7 +60,6 @@ class Auditor:
         audited = [*(arm.name for arm in self.publishers), *(arm.name for arm in self.consumers)]
         self._findings = Findings(settings, audited)
         self._counted: dict[tuple[str, ...], int] = {}
-        self._told_at = 0.0
         self._promised = False  # written down
         self._read: Live | None = None  # the reading of the stores that findings are compared with, and since when
         self._read_at: float | None = None
@@ -119,7 +118,6 @@ class Auditor:
         self._taking.live.forget(REMEMBERED, held.answers)
         self._show(done)
         self.took_s = round(time.monotonic() - began, 3)
-        await self._tell()
 
     async def _reconcile(self) -> None:
         """Once everything was read anew, and the grace is over: what was found before and is not found now is gone."""
@@ -131,11 +129,19 @@ class Auditor:
             await self._findings.reconcile(live.standing())
             self._count(await self._findings.totals())
 
+    async def tell(self) -> None:
+        """Look into what was found, now and then, some at a time, until it is cancelled.
+
+        Beside the passes: the logs are read again for it, and a loss shall not wait for the story of the one before.
+        """
+        while True:
+            await asyncio.sleep(_TELL_EVERY_S)
+            try:
+                await self._tell()
+            except Unreachable as error:
+                self._log.event("audit.failed", "warning", why=str(error))
+
     async def _tell(self) -> None:
-        """Look into what was found, now and then, some at a time."""
-        if time.monotonic() - self._told_at < _TELL_EVERY_S:
-            return
-        self._told_at = time.monotonic()
         if untold := await self._findings.untold():
             for item in untold:
                 at = self._taking.live.places_of(item.arm, key_of(item.message_id or ""))
@@ -243,12 +249,13 @@ async def run(settings: Settings) -> None:
         settings.bind, settings.admin_port, metrics, lambda: auditor.waits_for, more=api(auditor)
     )  # fmt: skip
     passes = asyncio.create_task(auditor.run(), name="passes")
+    telling = asyncio.create_task(auditor.tell(), name="telling")
     reader = GapReader(settings.postgres, settings.ledger, settings.prometheus)
     watch = asyncio.create_task(GapWatch(reader, auditor.consumers, metrics).run(), name="telemetry gap")
     signalled = asyncio.create_task(stopping.wait(), name="signal")
-    done, _ = await asyncio.wait([signalled, passes, watch], return_when=asyncio.FIRST_COMPLETED)
+    done, _ = await asyncio.wait([signalled, passes, telling, watch], return_when=asyncio.FIRST_COMPLETED)
     log.event("process.stopping")
-    for loop in (passes, watch):
+    for loop in (passes, telling, watch):
         loop.cancel()
         with contextlib.suppress(asyncio.CancelledError, Exception):
             await loop

@@ -3,6 +3,7 @@
 What an exporter does not take in time, or refuses, twice, is dropped and counted; it is never waited for.
 """
 
+import contextlib
 import http.client
 import os
 import threading
@@ -32,7 +33,8 @@ class Exporter(Protocol):
 
 
 class Outlet:
-    """One exporter, its queue and its thread. `make` is called in the thread, at the first span: imports are slow."""
+    """One exporter, its queue and its thread. `make` is called in the thread, when it starts: imports are slow, and a
+    process that makes its first span after hours shall not grow by them."""
 
     def __init__(self, name: str, make: Callable[[], Exporter], dropped: Callable[[int], None]) -> None:
         self._make = make
@@ -60,7 +62,9 @@ class Outlet:
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
-        while not self._closed:
+        with contextlib.suppress(Exception):  # it is made when it is asked for, and what fails is counted then
+            self._ready()
+        while self._queue or not self._closed:
             self._filled.wait()
             if not self._closed:
                 time.sleep(DELAY_S)
@@ -76,11 +80,14 @@ class Outlet:
         if not self._closed:
             time.sleep(min(DELAY_S * 2**self._failures, LONGEST_PAUSE_S))
 
+    def _ready(self) -> Exporter:
+        if self._exporter is None:
+            self._exporter = self._make()
+        return self._exporter
+
     def _sent(self, spans: Sequence[ReadableSpan]) -> bool:
         try:
-            if self._exporter is None:
-                self._exporter = self._make()
-            self._exporter.export(spans)
+            self._ready().export(spans)
         except Exception:  # whatever it is: telemetry never ends a service
             self._failures += 1
             return False

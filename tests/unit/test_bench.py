@@ -31,6 +31,14 @@ async def test_rounds_go_by_turns_and_the_first_does_not_count() -> None:
     assert [(p.values["rows per second"], a.values["rows per second"]) for p, a in found] == [(1, 4), (2, 4)]
 
 
+async def test_a_round_of_several_turns_is_their_mean() -> None:
+    log: list[str] = []
+    project, anchor = Fake("project", [0, 1, 3], log), Fake("anchor", [0, 4, 6], log)
+    found = await interleave(1, project, anchor, lambda _: None, turns=2)
+    assert log == ["anchor", "project", "project", "anchor", "project", "anchor", "anchor", "project"]
+    assert [(p.values["rows per second"], a.values["rows per second"]) for p, a in found] == [(2, 5)]
+
+
 async def test_the_answer_has_the_ratio_of_each_round_and_their_median() -> None:
     log: list[str] = []
     project, anchor = Fake("project", [1, 2, 9], log, ms=3.0), Fake("anchor", [4, 4, 6], log)

@@ -242,6 +242,18 @@ def test_an_exporter_that_hangs_holds_nobody_up_and_what_it_does_not_take_is_cou
     outlet.close(5)
 
 
+def test_an_exporter_is_made_before_its_first_span() -> None:
+    made = threading.Event()
+
+    def make() -> Stuck:
+        made.set()
+        return Stuck()
+
+    outlet = Outlet("early", make, lambda _: None)
+    assert made.wait(30)
+    outlet.close(5)
+
+
 def test_an_exporter_that_fails_is_tried_again_and_its_spans_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exporting, "DELAY_S", 0.001)
     taken: list[int] = []
