@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -43,6 +44,10 @@ OF_THE_LAB = (
 )
 
 
+BLOCK, REGION = 200, 1_800
+REGIONS = range(21_200, 30_400, REGION)  # above 32768 outgoing connections take ports
+
+
 # Of the session's lab: a machine that stands still for a moment is no provider that does not answer. Time-outs are
 # tested in labs of their own.
 SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8"}
@@ -67,15 +72,26 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLabAndFile
 
 def free_home(path: os.PathLike[str]) -> Home:
     """A lab in `path` on a block of ports of which none is in use."""
-    bases = range(21_200, 32_000, 200)  # above 32768 outgoing connections take ports
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    share = len(bases) * worker // workers  # the workers must not find the same block free at the same moment
-    for base in [*bases[share:], *bases[:share]]:
+    first = _region().getsockname()[1]
+    for base in range(first, first + REGION, BLOCK):
         home = Home(path, base)  # type: ignore[arg-type]
         if all(_free(port) for port in ports(home)):
             return home
-    raise RuntimeError("no block of free ports between 21200 and 32000")
+    raise RuntimeError(f"no block of free ports between {first} and {first + REGION}")
+
+
+@cache
+def _region() -> socket.socket:
+    """The ports of this process, which no other run or worker has: its as long as it holds the first one."""
+    for first in REGIONS:
+        guard = socket.socket()
+        try:
+            guard.bind(("127.0.0.1", first))
+        except OSError:
+            guard.close()
+        else:
+            return guard
+    raise RuntimeError(f"{len(REGIONS)} runs of this suite hold all ports above {REGIONS[0]}")
 
 
 def _free(port: int) -> bool:
