@@ -1,8 +1,8 @@
-"""Telemetry under storms: what the counters said of killed lives against their rows; load while nobody listens."""
+"""Telemetry under storms: what the counters said of killed lives against their rows."""
 
 import random
 import time
-from typing import Any, Final
+from typing import Final
 
 from loadtest.storms.bench import Bench
 from loadtest.storms.proof import Proof
@@ -11,7 +11,6 @@ from services.domain.arms import CONSUMER_ARMS
 RATE: Final = 40.0
 STORM_S: Final = 90.0
 KILL_EVERY_S: Final = 3.0
-AWAY_S: Final = 300.0
 SIGNALS: Final = ("record", "charge", "email", "dedup", "dead_letters")
 
 
@@ -45,41 +44,6 @@ def _compare(bench: Bench) -> None:
         )
 
 
-def nobody_listens(bench: Bench, away_s: float = AWAY_S) -> None:
-    """Prometheus and the trace store killed and held down under load."""
-    stores = [name for name in bench.processes() if name in ("prometheus", "zipkin")]
-    before = _resident(bench)
-    with bench.load(RATE, away_s + 60, effects_share=0.5) as load:
-        bench.until(lambda: load.snapshot().acknowledged > RATE, "a second's requests", 60)
-        bench.act("kill", *stores, hold=True)
-        time.sleep(away_s)
-        totals, after = load.snapshot(), _resident(bench)
-        bench.act("restart", *stores)
-        back_s = bench.all_ready()
-    refused = totals.sent - totals.acknowledged
-    bench.found(
-        f"{', '.join(stores)} away for {away_s:g} s", f"{totals.acknowledged:,} acknowledged", refused <= 2 * RATE
-    )
-    grown = {name: after[name] - size for name, size in before.items() if name in after}
-    most = max(grown, key=lambda name: grown[name])
-    bench.found("no service grows by more than 60 MB", f"{most} grew by {grown[most] >> 20} MB", grown[most] < 60 << 20)
-    bench.found("ready again", f"{back_s:.0f} s after the restart", True)
-    bench.drained()
-    bench.until(lambda: _scraped(bench), "every process to be scraped again", 60)
-    bench.found("data flows again", "every process is scraped", True)
-
-
-def _resident(bench: Bench) -> dict[str, int]:
-    """The resident size of each service."""
-    others = ("postgres", "ledger", "kafka", "prometheus", "zipkin", "alertmanager")
-    return {name: one["rss_bytes"] for name, one in bench.processes().items() if name not in others and one["pid"]}
-
-
-def _scraped(bench: Bench) -> bool:
-    answer: Any = bench.cli("telemetry", "gap", "--timeout", "1s", "--json", exits=(0, 1, 3))
-    return answer is not None and all(one["counted"] for one in answer["signals"] if one["signal"] == "record")
-
-
 _ARMS: Final = tuple(CONSUMER_ARMS)
 PROOFS: Final = (
     Proof(
@@ -87,10 +51,5 @@ PROOFS: Final = (
         promise="What killed processes had not told is exactly what they did after their last scrape.",
         run=killed,
         consumers=_ARMS,
-    ),
-    Proof(
-        name="telemetry.nobody_listens",
-        promise="Prometheus and the trace store away for five minutes change nothing but what they would have shown.",
-        run=nobody_listens,
     ),
 )
