@@ -21,17 +21,20 @@ import asyncpg
 import msgspec
 import pytest
 
+from services.auditor import __main__ as root
 from services.auditor import taking
 from services.auditor.findings import Findings
 from services.auditor.live import GRACE_S, Found
 from services.auditor.taking import Taking
 from services.domain.arms import PUBLISHER_ARMS
-from services.domain.audit import AuditDocument
+from services.domain.audit import AuditDocument, Evidence
 from services.domain.messages import ORDERS
 from services.settings import Settings
 from services.storage.postgres import connect
+from services.telemetry.logs import Log
+from services.telemetry.metrics import Metrics
 from tests.integration.test_auditor import World, opened
-from tests.waiting import answered
+from tests.waiting import answered, until
 
 OUTBOX = PUBLISHER_ARMS["outbox"]
 
@@ -204,6 +207,38 @@ async def test_the_process_finds_a_ghost_and_its_counters_outlive_it(settings: S
     finally:
         await payments.execute("DELETE FROM at_least_once.records WHERE message_id = $1", ghost)
         await payments.close()
+
+
+async def test_a_pass_does_not_wait_for_the_story_of_what_was_found(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(root, "_TELL_EVERY_S", 0.0)
+    (tmp_path / "ledger").mkdir()
+    life = str(uuid4())
+    log = Log("auditor", life, str(tmp_path / "auditor.log"))
+    told = msgspec.structs.replace(settings, home=str(tmp_path), consumers="at_least_once")
+    auditor, asked = root.Auditor(told, Metrics("auditor", life), log), asyncio.Event()
+
+    async def endless() -> list[Evidence]:
+        asked.set()
+        return await asyncio.Future()
+
+    monkeypatch.setattr(Findings, "untold", lambda _: endless())
+    loops = [asyncio.create_task(auditor.tell()), asyncio.create_task(auditor.run())]
+    try:
+        await asyncio.wait_for(asked.wait(), 30)
+        before = auditor.at
+
+        async def passed() -> bool:
+            assert not any(loop.done() for loop in loops)
+            return auditor.at > before
+
+        await until(passed, "another pass")
+    finally:
+        for loop in loops:
+            loop.cancel()
+        await asyncio.gather(*loops, return_exceptions=True)
+        await auditor.close()
 
 
 async def test_what_was_found_of_an_arm_that_is_not_audited_now_stands_untouched(settings: Settings) -> None:
