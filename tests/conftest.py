@@ -82,7 +82,8 @@ def free_home(path: os.PathLike[str]) -> Home:
 
 @cache
 def _region() -> socket.socket:
-    """The ports of this process, which no other run or worker has: its as long as it holds the first one."""
+    """The ports of this process, which no other run or worker has: its as long as it holds the first one, which no
+    lab uses."""
     for first in REGIONS:
         guard = socket.socket()
         try:

@@ -142,6 +142,8 @@ class Auditor:
                 self._log.event("audit.failed", "warning", why=str(error))
 
     async def _tell(self) -> None:
+        if self._read is not self._taking.live:  # what is half read knows not where the messages lie
+            return
         if untold := await self._findings.untold():
             for item in untold:
                 at = self._taking.live.places_of(item.arm, key_of(item.message_id or ""))

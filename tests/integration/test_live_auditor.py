@@ -209,17 +209,20 @@ async def test_the_process_finds_a_ghost_and_its_counters_outlive_it(settings: S
         await payments.close()
 
 
-async def test_a_pass_does_not_wait_for_the_story_of_what_was_found(
+async def test_stories_are_told_once_all_is_read_and_no_pass_waits_for_them(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(root, "_TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(root, "_TELL_EVERY_S", 0.01)
     (tmp_path / "ledger").mkdir()
     life = str(uuid4())
     log = Log("auditor", life, str(tmp_path / "auditor.log"))
     told = msgspec.structs.replace(settings, home=str(tmp_path), consumers="at_least_once")
     auditor, asked = root.Auditor(told, Metrics("auditor", life), log), asyncio.Event()
 
+    judged_before: list[bool] = []
+
     async def endless() -> list[Evidence]:
+        judged_before.append(bool(auditor.rows))
         asked.set()
         return await asyncio.Future()
 
@@ -227,6 +230,7 @@ async def test_a_pass_does_not_wait_for_the_story_of_what_was_found(
     loops = [asyncio.create_task(auditor.tell()), asyncio.create_task(auditor.run())]
     try:
         await asyncio.wait_for(asked.wait(), 30)
+        assert judged_before == [True]
         before = auditor.at
 
         async def passed() -> bool:
