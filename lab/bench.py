@@ -87,7 +87,7 @@ def telemetry(
     of: Annotated[str, typer.Option(help="ingest or consume.")] = "ingest",
     rounds: Rounds = 10,
     count: Annotated[int, typer.Option(min=0, help="Messages at full speed a round; by default 8000 or 50000.")] = 0,
-    duration: Annotated[str, typer.Option(help="How long there are 200 messages a second, a round.")] = "3s",
+    duration: Annotated[str, typer.Option(help="How long there are 200 messages a second, a round.")] = "8s",
     as_json: Json = False,
 ) -> None:
     """CPU of a service with telemetry on (the default profile), against the same with telemetry off."""

@@ -35,6 +35,7 @@ class Log:
         self._budgets: dict[str, Budget] = {}
         self._dropped: Counter[str] = Counter()  # since it was said last
         self._said_at = 0.0
+        self._clock = _Clock()
         self.on_drop: Callable[[int], None] = lambda _: None
 
     def event(self, name: str, /, level: str = "info", **fields: Any) -> None:
@@ -50,7 +51,7 @@ class Log:
         self._write(name, level, fields)
 
     def _write(self, name: str, level: str, fields: dict[str, Any]) -> None:
-        line = {"time": datetime.now(UTC).isoformat(), "level": level, "event": name, **self._fixed, **fields}
+        line = {"time": self._clock.now(), "level": level, "event": name, **self._fixed, **fields}
         try:
             os.write(self._fd, self._encoder.encode(line) + b"\n")
         except OSError:  # the disk is full, mostly: the service goes on, and says later what it could not say
@@ -68,6 +69,21 @@ class Log:
     def capture_logging(self, level: int = logging.WARNING) -> None:
         """Send the standard library's logging (of Faust, aiokafka, uvicorn) here, from `level` on."""
         logging.basicConfig(level=level, handlers=[_Handler(self)], force=True)
+
+
+class _Clock:
+    """Says the time, in UTC, as RFC 3339 has it. A datetime made for each line is a third of what the line costs."""
+
+    def __init__(self) -> None:
+        self._at = (-1, "")  # a second and how it is written; one value, because threads share it
+
+    def now(self) -> str:
+        now, micros = divmod(time.time_ns() // 1_000, 1_000_000)
+        second, text = self._at
+        if now != second:
+            text = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+            self._at = now, text
+        return f"{text}.{micros:06}+00:00"
 
 
 class _Handler(logging.Handler):

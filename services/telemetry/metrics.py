@@ -1,17 +1,21 @@
 """Metrics: instruments made from the catalogue, read by a Prometheus scrape."""
 
+import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
 from opentelemetry.metrics import CallbackOptions, Observation
-from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics import AlwaysOffExemplarFilter, MeterProvider
 from opentelemetry.sdk.resources import Resource
 from prometheus_client import CollectorRegistry, generate_latest
 
 from services.telemetry.catalogue import BOUNDS_S, METRICS, Metric
+
+KEPT_SAMPLES: Final = 1_000  # of a histogram, until a scrape asks for them
 
 Look = Callable[[], Iterable[tuple[float, Mapping[str, str]]]]  # value and labels of each series
 
@@ -27,9 +31,13 @@ class Metrics:
         self._registry = CollectorRegistry()
         reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
         resource = Resource.create({"service.name": process, "service.instance.id": life})
-        self._provider = MeterProvider(metric_readers=[reader], resource=resource)
+        # Spans are made after the fact, so none is current when a sample is taken: to look for one is half of its cost.
+        exemplars = AlwaysOffExemplarFilter()
+        self._provider = MeterProvider(metric_readers=[reader], resource=resource, exemplar_filter=exemplars)
         self._meter = self._provider.get_meter("delivery-lab")
         self._instruments: dict[str, Any] = {}
+        self._histograms: list[_Histogram] = []
+        self._totals: dict[tuple[Any, ...], _Total] = {}  # of counters' series, by name and labels in the order given
         self._labels: set[tuple[str, ...]] = set()  # name and label names that were found in order
         self._in_hand: dict[int, float] = {}  # when each piece of work in hand began, in the order of their beginnings
         self._pieces = 0
@@ -42,7 +50,10 @@ class Metrics:
 
     def add(self, name: str, amount: float, **labels: str) -> None:
         """Add to a counter. Raises KeyError for a name or labels that the catalogue lacks."""
-        self._instrument(name, labels).add(amount, labels)
+        series = (name, *labels.items())
+        if (total := self._totals.get(series)) is None:
+            total = self._totals[series] = self._instrument(name, labels).total(labels)
+        total.add(amount)
 
     def set(self, name: str, value: float, **labels: str) -> None:
         """Set a gauge. Raises KeyError for a name or labels that the catalogue lacks."""
@@ -85,6 +96,8 @@ class Metrics:
 
     def exposition(self) -> bytes:
         """What a scrape is answered, in Prometheus's text format."""
+        for histogram in self._histograms:
+            histogram.count()
         return generate_latest(self._registry)
 
     def _declare(self) -> None:
@@ -106,9 +119,13 @@ class Metrics:
 
     def _make(self, metric: Metric) -> Any:
         if metric.kind == "histogram":
-            return self._meter.create_histogram(
-                metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=BOUNDS_S
+            histogram = _Histogram(
+                self._meter.create_histogram(
+                    metric.name, metric.unit, metric.description, explicit_bucket_boundaries_advisory=BOUNDS_S
+                )
             )
+            self._histograms.append(histogram)
+            return histogram
         if metric.kind == "gauge":
             return self._meter.create_gauge(metric.name, metric.unit, metric.description)
         counter = _Counter()
@@ -116,18 +133,49 @@ class Metrics:
         return counter
 
 
+class _Histogram:
+    """The samples of a histogram, handed to the SDK's when a scrape asks, many at once.
+
+    One by one between other work, with cold caches, each takes the SDK 37 us, which is the most of what the telemetry of
+    a slow arm costs; one after another they take 7.
+    """
+
+    def __init__(self, counted: Any) -> None:
+        self._counted = counted
+        self._kept: deque[tuple[float, Mapping[str, str]]] = deque()
+
+    def record(self, value_s: float, labels: Mapping[str, str]) -> None:
+        self._kept.append((value_s, labels))
+        if len(self._kept) >= KEPT_SAMPLES:
+            self.count()
+
+    def count(self) -> None:
+        with contextlib.suppress(IndexError):  # there is none left: another thread may have taken the last one
+            while True:
+                self._counted.record(*self._kept.popleft())
+
+
 class _Counter:
     """The sums of a counter, looked at by a scrape. The SDK's own counter takes six times as long for an addition."""
 
     def __init__(self) -> None:
-        self._sums: dict[frozenset[tuple[str, str]], float] = {}
-        self._lock = threading.Lock()  # exporters count what they drop in threads of their own
+        self._totals: dict[frozenset[tuple[str, str]], _Total] = {}
 
-    def add(self, amount: float, labels: Mapping[str, str]) -> None:
-        key = frozenset(labels.items())
-        with self._lock:
-            self._sums[key] = self._sums.get(key, 0) + amount
+    def total(self, labels: Mapping[str, str]) -> "_Total":
+        return self._totals.setdefault(frozenset(labels.items()), _Total(labels))
 
     def look(self, _: CallbackOptions) -> list[Observation]:
+        return [Observation(total.value, total.labels) for total in list(self._totals.values())]
+
+
+class _Total:
+    """The sum of one series."""
+
+    def __init__(self, labels: Mapping[str, str]) -> None:
+        self.labels = labels
+        self.value: float = 0
+        self._lock = threading.Lock()  # exporters count what they drop in threads of their own
+
+    def add(self, amount: float) -> None:
         with self._lock:
-            return [Observation(total, dict(key)) for key, total in self._sums.items()]
+            self.value += amount

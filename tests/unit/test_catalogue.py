@@ -15,7 +15,7 @@ from services.telemetry.catalogue import (
     SERVICES,
     Metric,
 )
-from services.telemetry.metrics import Metrics
+from services.telemetry.metrics import KEPT_SAMPLES, Metrics
 
 
 def series_of(metric: Metric, part: str) -> int:
@@ -39,6 +39,18 @@ def test_prometheus_sees_the_name_that_the_catalogue_says(metric: Metric) -> Non
         assert names == {f"{family}_bucket", f"{family}_sum", f"{family}_count"}
     else:
         assert names == {metric.prometheus}
+
+
+def test_every_sample_of_a_histogram_is_counted_and_few_are_kept() -> None:
+    metrics, name = Metrics("adhoc", "a-life"), "messaging.process.duration"
+    for _ in range(2 * KEPT_SAMPLES + 1):
+        metrics.record(name, 0.5, arm="a")
+    (histogram,) = metrics._histograms
+    assert len(histogram._kept) == 1
+    families = {family.name: family for family in text_string_to_metric_families(metrics.exposition().decode())}
+    values = {sample.name: sample.value for sample in families[METRICS[name].prometheus].samples}
+    assert values[f"{METRICS[name].prometheus}_count"] == 2 * KEPT_SAMPLES + 1
+    assert values[f"{METRICS[name].prometheus}_sum"] == KEPT_SAMPLES + 0.5
 
 
 def test_no_two_instruments_have_one_name() -> None:
