@@ -50,7 +50,7 @@ REGIONS = range(21_200, 30_400, REGION)  # above 32768 outgoing connections take
 
 # Of the session's lab: a machine that stands still for a moment is no provider that does not answer. Time-outs are
 # tested in labs of their own.
-SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8"}
+SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8", "LAB_RELAY_IDLE_POLL_MS": "20"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
