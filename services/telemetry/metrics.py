@@ -136,8 +136,8 @@ class Metrics:
 class _Histogram:
     """The samples of a histogram, handed to the SDK's when a scrape asks, many at once.
 
-    One by one between other work, with cold caches, each takes the SDK 37 us: a third of what the telemetry of a slow arm
-    costs. One after another they take 6.
+    One by one between other work, with cold caches, each takes the SDK 37 us: a third of what its
+    telemetry costs a slow arm. One after another they take 6.
     """
 
     def __init__(self, counted: Any) -> None:
