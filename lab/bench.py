@@ -3,7 +3,7 @@
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -11,11 +11,12 @@ from rich.table import Table
 from lab.load import display
 from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say, seconds
 from lab.stack import Json
-from loadtest.bench.answer import Answer
-from loadtest.bench.place import servers
-from loadtest.bench.work import Tell
 from services.domain.arms import DEFAULT_PUBLISHER
 from services.stack.home import Home
+
+if TYPE_CHECKING:
+    from loadtest.bench.answer import Answer
+    from loadtest.bench.work import Tell
 
 app = typer.Typer(
     help="Benchmarks: the lab's own services and a simple anchor by turns, on servers of their own.",
@@ -99,7 +100,9 @@ def telemetry(
     _carry_out(lambda place, tell: work.bench(place, of, rounds, messages, duration_s, tell), as_json=as_json)
 
 
-def _carry_out(work: Callable[[Home, Tell], Answer], *, as_json: bool) -> None:
+def _carry_out(work: "Callable[[Home, Tell], Answer]", *, as_json: bool) -> None:
+    from loadtest.bench.place import servers  # noqa: PLC0415
+
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # both ways of ending it take the servers down
     try:
         with errors_as_sentences(), servers(home(), say) as place, display() as tell:
@@ -113,7 +116,7 @@ def _carry_out(work: Callable[[Home, Tell], Answer], *, as_json: bool) -> None:
         _show(answer)
 
 
-def _show(answer: Answer) -> None:
+def _show(answer: "Answer") -> None:
     out.print(f"[bold]{answer.work}[/], medians of {len(answer.figures[0].rounds)} rounds by turns")
     for who in ("project", "anchor"):
         out.print(f"[dim]{who:<8}[/] {getattr(answer, who)}", soft_wrap=True)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from loadtest.scenario import OF_ARMS, Freeze, Kill, Restart, Scenario
-from services.stack.kept import NotKept
+from services.stack.errors import NotKept
 from services.stack.parts import PARTS, find
 
 

@@ -2,13 +2,12 @@
 
 import random
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 
 import msgspec
 
-from dashboards.profiles import DEMO
-from dashboards.rules import alerts
 from loadtest.data_faults import MAX_COUNT
 from loadtest.data_faults import TOPICS as DATA_TOPICS
 from loadtest.plan import Plan, Share, checked
@@ -22,8 +21,6 @@ from services.stack.launch import PASSED_ON
 from services.stack.parts import PARTS, UnknownPart, find, of_arms
 
 FOLDER: Final = Path(__file__).parent / "scenarios"
-# What a scenario can say of alerts: that they must fire, or must not.
-ALERTS: Final = tuple(dict.fromkeys(alert.name for alert in alerts(DEMO)))
 OF_ARMS: Final = ("LAB_PUBLISHERS", "LAB_CONSUMERS")  # settings that say who is part of a lab: `arms` does
 NonNegative = Annotated[float, msgspec.Meta(ge=0, le=1_000_000)]
 Positive = Annotated[float, msgspec.Meta(gt=0, le=1_000_000)]
@@ -274,6 +271,14 @@ class Scenario(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         )
 
 
+@cache
+def alert_names() -> tuple[str, ...]:
+    """What a scenario can say of alerts: that they must fire, or must not."""
+    from dashboards import profiles, rules  # noqa: PLC0415  # the CLI starts without Grafana's models
+
+    return tuple(dict.fromkeys(alert.name for alert in rules.alerts(profiles.DEMO)))
+
+
 def names(folder: Path = FOLDER) -> list[str]:
     """The scenarios that there are."""
     return sorted(file.stem for file in folder.glob("*.toml"))
@@ -319,8 +324,8 @@ def _wrong(scenario: Scenario) -> Iterator[str]:
         if broken.arm not in (*scenario.arms.publishers, *scenario.arms.consumers):
             yield f"must_break: the arm {broken.arm!r} does not take part"
     for alert in (*scenario.alerts.must, *scenario.alerts.must_not):
-        if alert not in ALERTS:
-            yield f"alerts: unknown alert {alert!r}; the alerts are {', '.join(ALERTS)}"
+        if alert not in (known := alert_names()):
+            yield f"alerts: unknown alert {alert!r}; the alerts are {', '.join(known)}"
     for alert in set(scenario.alerts.must) & set(scenario.alerts.must_not):
         yield f"alerts: {alert} cannot both have to fire and have to be silent"
 

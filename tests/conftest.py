@@ -19,7 +19,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from lab.output import Exit
 from services.settings import Settings
-from services.stack import control
+from services.stack import client, control
 from services.stack.checks import ports
 from services.stack.home import Home
 from tests.waiting import Failed, NotAnswered, comes
@@ -48,8 +48,8 @@ BLOCK, REGION = 200, 1_800
 REGIONS = range(21_200, 30_400, REGION)  # above 32768 outgoing connections take ports
 
 
-# Of the session's lab: a machine that stands still for a moment is no provider that does not answer. Time-outs are
-# tested in labs of their own.
+# Of the session's lab: a machine that stands still for a moment is no provider that does not answer (time-outs are
+# tested in labs of their own), and a fifth of what an idle lab costs are its relay's polls.
 SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8", "LAB_RELAY_IDLE_POLL_MS": "20"}
 
 
@@ -163,8 +163,11 @@ class Lab(msgspec.Struct, frozen=True):
         return done.stdout
 
     def status(self) -> dict[str, Any]:
-        """What `lab status --json` says of each process, by name."""
-        return {process["name"]: process for process in json.loads(self.cli("status", "--json"))["processes"]}
+        """What `lab status --json` says of each process, by name; raises NotUp while the supervisor does not answer.
+
+        Not by the command line: it is asked again and again, and a start of Python each time is what a test would cost.
+        """
+        return {process["name"]: process for process in client.status(self.home)["processes"]}
 
     def until(self, condition: Callable[[], Any], what: str | Callable[[], str], timeout_s: float = 60) -> Any:
         """Wait until the condition holds, and return what it gave.

@@ -8,6 +8,16 @@ class StackError(Exception):
     """Shown to the user as it is, without a traceback."""
 
 
+class NotKept(Exception):
+    """What was to be struck runs in a container in which nobody of the lab could do it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(
+            f"{name} runs in a container of its own image, without a keeper of the lab: its faults are for the native "
+            f"stack (`lab up --faults`), or for `docker compose kill {name}` and `docker compose up -d`"
+        )
+
+
 def package_folder(name: str) -> Path:
     """Where a wheel that carries binaries lies: found, not imported (its Python code is not used).
 

@@ -71,8 +71,8 @@ BEHAVIOUR: Final = {
 }
 
 
-def initialise(data: Path, folder: Path, jars: Path, settings: dict[str, str]) -> None:
-    """Write the configuration (each time) and format the log folder (once).
+def initialise(data: Path, folder: Path, jars: Path, settings: dict[str, str], *options: str) -> None:
+    """Write the configuration (each time) and format the log folder (once); `options`: more of the JVM's.
 
     Raises StackError when the storage tool fails, with its last words.
     """
@@ -84,7 +84,7 @@ def initialise(data: Path, folder: Path, jars: Path, settings: dict[str, str]) -
     cluster = urlsafe_b64encode(uuid.uuid4().bytes).rstrip(b"=").decode()
     # `-t=` and not `-t `: an id may begin with a dash
     words = ["kafka.tools.StorageTool", "format", "--standalone", f"--cluster-id={cluster}"]
-    tool = [str(java()), *_jvm(folder, jars, 128), *words, "--config", str(folder / "kafka.properties")]
+    tool = [str(java()), *options, *_jvm(folder, jars, 128), *words, "--config", str(folder / "kafka.properties")]
     done = subprocess.run(tool, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise StackError(f"Kafka's storage tool failed: {(done.stderr or done.stdout).strip()[-400:]}")
@@ -103,9 +103,9 @@ _BROKER: Final = ("-XX:+UseG1GC", "-XX:MaxGCPauseMillis=20", "-XX:+AlwaysPreTouc
 _TOOL: Final = ("-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1")
 
 
-def command(folder: Path, jars: Path, heap_mb: int) -> list[str]:
-    """The broker's command line."""
-    return [str(java()), *_jvm(folder, jars, heap_mb), "kafka.Kafka", str(folder / "kafka.properties")]
+def command(folder: Path, jars: Path, heap_mb: int, *options: str) -> list[str]:
+    """The broker's command line; `options`: more of the JVM's."""
+    return [str(java()), *options, *_jvm(folder, jars, heap_mb), "kafka.Kafka", str(folder / "kafka.properties")]
 
 
 def _jvm(folder: Path, jars: Path, heap_mb: int) -> list[str]:

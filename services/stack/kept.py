@@ -13,6 +13,7 @@ import aiohttp
 import msgspec
 
 from services.stack.child import PROBE_EVERY_S, PROBE_STARTING_S, State, why_not
+from services.stack.errors import NotKept
 from services.stack.parts import Part
 from services.telemetry.logs import Log
 
@@ -20,16 +21,6 @@ EXPECT_S: Final = 3.0  # below what a process waits for the decision upon its pa
 SOON_S: Final = 3.0  # after an order: that long it is looked at often
 _LOOK: Final = aiohttp.ClientTimeout(total=2.0)
 _ORDER: Final = aiohttp.ClientTimeout(total=30.0)  # `restart` waits for the process's end
-
-
-class NotKept(Exception):
-    """What was to be struck runs in a container in which nobody of the lab could do it."""
-
-    def __init__(self, name: str) -> None:
-        super().__init__(
-            f"{name} runs in a container of its own image, without a keeper of the lab: its faults are for the native "
-            f"stack (`lab up --faults`), or for `docker compose kill {name}` and `docker compose up -d`"
-        )
 
 
 class Told(msgspec.Struct, frozen=True):

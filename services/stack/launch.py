@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from services.stack import alertmanager, kafka, postgres, prometheus, zipkin
+from services.stack import alertmanager, aot, kafka, postgres, prometheus, zipkin
 from services.stack.home import Home
 from services.stack.jars import cache_dir
 from services.stack.own import Manifest
@@ -51,7 +51,7 @@ def launch(part: Part, replica: int, home: Home, *, faults: bool) -> Launch:
             stop_timeout_s=15.0,
         )
     if part.kind == "kafka":
-        command = kafka.command(home.run, cache_dir() / "jars", part.memory_mb)
+        command = kafka.command(home.run, cache_dir() / "jars", part.memory_mb, *aot.options())
         return Launch(command, _plain_environment(), stop_timeout_s=20.0)
     if part.kind == "prometheus":
         return Launch(prometheus.command(home), {**_plain_environment(), **prometheus.ENVIRONMENT})

@@ -9,8 +9,9 @@ import pytest
 
 from services.stack import kept as kept_module
 from services.stack.child import State
+from services.stack.errors import NotKept
 from services.stack.faults import back, thawed
-from services.stack.kept import Kept, Line, NotKept, Told, Watched
+from services.stack.kept import Kept, Line, Told, Watched
 from services.stack.parts import PARTS
 from services.telemetry.logs import Log
 
