@@ -27,6 +27,15 @@ PASSED_ON: Final = (
 )  # fmt: skip
 
 
+# By itself glibc raises these bounds with each large block that is freed, until what a busy minute took is never given
+# back; and it keeps more arenas than there are processors.
+_MALLOC: Final = {
+    "MALLOC_ARENA_MAX": "2",
+    "MALLOC_MMAP_THRESHOLD_": "131072",
+    "MALLOC_TRIM_THRESHOLD_": "131072",
+}
+
+
 class Launch(msgspec.Struct, frozen=True):
     """How one process is started and ended."""
 
@@ -87,7 +96,7 @@ def service_environment(
         **{name: given[name] for name in PASSED_ON if name in given},
     }
     root = Path(__file__).parent.parent.parent
-    python = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(root), "MALLOC_ARENA_MAX": "2"}
+    python = {"PYTHONUNBUFFERED": "1", "PYTHONPATH": str(root), **_MALLOC}
     return {**_plain_environment(), **python, **settings}
 
 
