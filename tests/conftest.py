@@ -1,13 +1,14 @@
 """The parts that integration tests stand on: started once a session on free ports, shared, taken down at the end."""
 
-import json
+import asyncio
 import os
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from functools import cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -21,7 +22,9 @@ from lab.output import Exit
 from services.settings import Settings
 from services.stack import client, control
 from services.stack.checks import ports
+from services.stack.drain import Waiting, drain
 from services.stack.home import Home
+from services.stack.running import arms_of
 from tests.waiting import Failed, NotAnswered, comes
 
 
@@ -208,28 +211,26 @@ class Lab(msgspec.Struct, frozen=True):
         See docs/storms.md.
         """
         deadline = time.monotonic() + timeout_s
-        before: list[Any] = []
+        before: list[Waiting] = []
         while waiting := self._waiting():
             if time.monotonic() > deadline:
-                pytest.fail(f"not drained after {timeout_s:g} s: {waiting}")
-            if waiting == before and all("arm.stock_faust" in one["place"] for one in waiting):
+                pytest.fail(f"not drained after {timeout_s:g} s: {'; '.join(map(str, waiting))}")
+            if waiting == before and all("arm.stock_faust" in one.place for one in waiting):
                 self.run("restart", "arm.stock_faust#0")  # refused while it restarts by itself
             before = waiting
 
-    def _waiting(self) -> list[Any]:
-        """What waits after at most 20 s of waiting for it."""
-        done = self.run("drain", "--timeout", "20s", "--json")
-        if done.returncode == Exit.NOT_UP:
-            return [{"place": done.stderr[-500:]}]
-        assert done.stdout, done.stderr[-2000:]
-        waiting: list[Any] = json.loads(done.stdout)["waiting"]
-        return waiting
+    def _waiting(self) -> list[Waiting]:
+        """What waits after at most 20 s of waiting for it; in a thread, because a test may have a loop of its own."""
+        servers = self.home.addresses()
+        look = partial(drain, servers["LAB_POSTGRES"], servers["LAB_KAFKA"], 20, lambda _: None, arms_of(self.home))
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(lambda: asyncio.run(look())).result()
 
     def arm(self, *words: str) -> None:
         """Arm a failpoint when nothing waits and nothing else is armed: who passes it is what the test sends."""
-        self.cli("fault", "clear")
+        client.clear(self.home)
         self.drain()
-        self.cli("fault", "arm", *words)
+        client.arm(self.home, words[0], " ".join(words[1:]))
 
     def sweep(self) -> None:
         """Do away with what tests have left: what is frozen, held, armed or waits."""
@@ -237,7 +238,7 @@ class Lab(msgspec.Struct, frozen=True):
             if process["state"] in ("frozen", "held", "failed"):
                 self.cli("thaw" if process["state"] == "frozen" else "restart", name)
         self.ready()
-        self.cli("fault", "clear")
+        client.clear(self.home)
         self.drain()
 
 

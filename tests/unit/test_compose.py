@@ -205,7 +205,7 @@ def same_kafka(files: Files, native: dict[str, Launch]) -> None:
     """The image makes `min.insync.replicas` of KAFKA_MIN_INSYNC_REPLICAS; the JVM's options go other ways."""
     part, environment = PARTS["kafka"], dict(files.services["kafka"]["environment"])
     jvm = f"{environment.pop('KAFKA_HEAP_OPTS')} {environment.pop('KAFKA_JVM_PERFORMANCE_OPTS')}".split()
-    of_paths = ("-Dlog4j2", f"{kafka.java()}", "-cp")
+    of_paths = ("-Dlog4j2", f"{kafka.java()}", "-cp", "-XX:AOTCache=")
     words = [word for word in native["kafka"].command[:-4] if not word.startswith(of_paths)]
     assert sorted(jvm) == sorted(words)
     assert environment.pop("KAFKA_LOG4J_OPTS") == "-Dlog4j2.configurationFile=/etc/lab/log4j2.xml"
