@@ -122,9 +122,9 @@ def _show(answer: "Answer") -> None:
         out.print(f"[dim]{who:<8}[/] {getattr(answer, who)}", soft_wrap=True)
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("", no_wrap=True)
-    for heading in ("project", "anchor", "ratio"):
+    for heading in ("project", "anchor", "ratio", "difference"):
         table.add_column(heading, justify="right", no_wrap=True)
     for figure in answer.figures:
-        cells = (figure.median.project, figure.median.anchor, figure.ratio_median)
+        cells = (figure.median.project, figure.median.anchor, figure.ratio_median, figure.difference_median)
         table.add_row(figure.unit, *("" if cell is None else f"{cell:,g}" for cell in cells))
     out.print(table)

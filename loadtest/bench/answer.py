@@ -47,6 +47,11 @@ class Figure(msgspec.Struct, frozen=True):
         return _median([r.project / r.anchor for r in self.rounds if r.anchor])
 
     @property
+    def difference_median(self) -> float | None:
+        """What the project has more than the anchor, round by round: what a drifting machine does is in both of them."""
+        return _median([r.project - r.anchor for r in self.rounds if r.anchor is not None])
+
+    @property
     def median(self) -> Round:
         """Each contender's median."""
         project = _median([r.project for r in self.rounds]) or 0.0
@@ -119,6 +124,7 @@ def _as_document(figure: Figure) -> dict[str, Any]:
         "rounds": msgspec.to_builtins(figure.rounds),
         "median": msgspec.to_builtins(figure.median),
         "ratio_median": figure.ratio_median,
+        "difference_median": figure.difference_median,
     }
 
 

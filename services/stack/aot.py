@@ -4,7 +4,9 @@ It halves what a start of the broker costs; a stale or damaged one is not used b
 """
 
 import asyncio
+import contextlib
 import hashlib
+import os
 import socket
 import subprocess
 import tempfile
@@ -42,17 +44,25 @@ def make(heap_mb: int) -> None:
     """
     file = _file()
     unfinished = file.with_suffix(".part")
+    try:
+        _make(unfinished, heap_mb)
+        for old in cache_dir().glob("kafka-*.aot"):
+            old.unlink()
+        unfinished.rename(file)
+    finally:
+        for left in cache_dir().glob("kafka-*.part*"):
+            left.unlink()
+
+
+def _make(file: Path, heap_mb: int) -> None:
     with tempfile.TemporaryDirectory() as folder, _free_ports(2) as (port, controller_port):
         data = Path(folder) / "data"
         settings = kafka.properties(data, _LOCALHOST, port, controller_port)
         kafka.initialise(data, Path(folder), cache_dir() / "jars", settings)
-        command = kafka.command(Path(folder), cache_dir() / "jars", heap_mb, f"-XX:AOTCacheOutput={unfinished}")
+        command = kafka.command(Path(folder), cache_dir() / "jars", heap_mb, f"-XX:AOTCacheOutput={file}")
         _run(command, port, Path(folder) / "out")
-    if not unfinished.exists():
+    if not file.exists():
         raise StackError("its Java wrote no file")
-    for old in cache_dir().glob("kafka-*.aot"):
-        old.unlink()
-    unfinished.rename(file)
 
 
 def _run(command: list[str], port: int, out: Path) -> None:
@@ -68,7 +78,8 @@ def _run(command: list[str], port: int, out: Path) -> None:
     except subprocess.TimeoutExpired:
         raise StackError(f"it did not end within {END_S:g} s") from None
     finally:
-        broker.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(broker.pid, SIGKILL)  # the Java that writes the file is a child of the broker's
         broker.wait()
 
 

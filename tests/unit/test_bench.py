@@ -50,6 +50,7 @@ async def test_the_answer_has_the_ratio_of_each_round_and_their_median() -> None
         {"project": 9, "anchor": 6},
     ]
     assert document["ratio_median"] == 0.5  # of 0.25, 0.5 and 1.5
+    assert document["difference_median"] == -2  # of -3, -2 and 3
     assert document["median"] == {"project": 2, "anchor": 4}
     assert document["unit"] == "rows per second"
     assert document["host"]["cpus"] > 0
@@ -65,6 +66,7 @@ async def test_what_only_the_project_has_stands_without_a_ratio() -> None:
         "rounds": [{"project": 3, "anchor": None}],
         "median": {"project": 3, "anchor": None},
         "ratio_median": None,
+        "difference_median": None,
     }
 
 
