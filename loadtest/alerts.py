@@ -30,13 +30,23 @@ class Fired(msgspec.Struct, frozen=True):
 def fired(prometheus: str, began: float, ended: float, faults: Sequence[Fault]) -> list[Fired] | None:
     """The alerts of a run in the order in which they began; None where there is no Prometheus to ask."""
     step_s = max(_STEP_S, int((ended - began) / _MOST_POINTS))
-    query = urllib.parse.urlencode({"query": _QUERY, "start": began - step_s, "end": ended, "step": step_s})
     try:
-        with urllib.request.urlopen(f"{prometheus}/api/v1/query_range?{query}", timeout=_TIMEOUT_S) as answer:  # noqa: S310  # our own
-            series = json.load(answer)["data"]["result"]
+        series = _asked(prometheus, "query_range", start=began - step_s, end=ended, step=step_s)
     except (OSError, ValueError, KeyError):
         return None
     return sorted(from_series(series, faults, began), key=lambda one: one.at)
+
+
+def firing(prometheus: str) -> set[str]:
+    """The names of the alerts that fire now. Raises OSError, ValueError, KeyError where Prometheus does not answer."""
+    return {one["metric"]["alertname"] for one in _asked(prometheus, "query")}
+
+
+def _asked(prometheus: str, how: str, **when: float) -> list[dict[str, Any]]:
+    query = urllib.parse.urlencode({"query": _QUERY, **when})
+    with urllib.request.urlopen(f"{prometheus}/api/v1/{how}?{query}", timeout=_TIMEOUT_S) as answer:  # noqa: S310  # our own
+        series: list[dict[str, Any]] = json.load(answer)["data"]["result"]
+    return series
 
 
 def from_series(series: Iterable[dict[str, Any]], faults: Sequence[Fault], began: float) -> Iterable[Fired]:

@@ -48,7 +48,7 @@ class Figure(msgspec.Struct, frozen=True):
 
     @property
     def difference_median(self) -> float | None:
-        """What the project has more than the anchor, round by round: what a drifting machine does is in both of them."""
+        """What the project has more than the anchor, round by round: a drifting machine does the same to both."""
         return _median([r.project - r.anchor for r in self.rounds if r.anchor is not None])
 
     @property

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from loadtest.alerts import firing
 from services.stack import control
 from services.stack.debian import PACKAGES
 from services.stack.parts import PARTS
@@ -98,6 +99,9 @@ def scraped(road: Lab) -> bool:
 
 def test_watchdog_says_that_the_road_is_open(road: Lab) -> None:
     road.until(lambda: pages(road, "Watchdog"), "Watchdog", 180)
+    now = firing(road.home.addresses()["LAB_PROMETHEUS"])
+    assert "Watchdog" in now
+    assert "EventsLost" not in now
 
 
 def losses(road: Lab, lost: int, status: str = "firing") -> list[dict[str, Any]]:
