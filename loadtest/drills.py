@@ -11,7 +11,6 @@ import sys
 import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -224,10 +223,14 @@ class Range:
         return found[-1] if found else None  # the first that came
 
     def _is_calm(self, alert: str) -> bool:
-        """Prometheus says that it does not fire. Pages do not tell: a lab that goes down leaves its last alert open."""
-        with suppress(OSError, ValueError, KeyError):
+        """Prometheus says that it does not fire. Pages do not tell: a lab that goes down leaves its last alert open.
+
+        Raises NotFired when it does not answer.
+        """
+        try:
             return alert not in firing(self._home.addresses()["LAB_PROMETHEUS"])
-        return False
+        except (OSError, ValueError, KeyError) as error:
+            raise NotFired(f"Prometheus does not say what fires ({error}): see `lab status`") from error
 
     def _fault(self, began: float, alerted: float) -> Fault:
         """What was struck: a kill by a failpoint is the fault, not the arming of the failpoint."""

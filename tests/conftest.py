@@ -52,7 +52,7 @@ REGIONS = range(21_200, 30_400, REGION)  # above 32768 outgoing connections take
 
 
 # Of the session's lab: a machine that stands still for a moment is no provider that does not answer (time-outs are
-# tested in labs of their own), and a fifth of what an idle lab costs are its relay's polls.
+# tested in labs of their own), and a relay that polls less often leaves more of it to the tests.
 SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8", "LAB_RELAY_IDLE_POLL_MS": "20"}
 
 

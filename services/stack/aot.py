@@ -1,18 +1,20 @@
 """Kafka's classes as a JVM has loaded and linked them, in a file that the next start reads (JEP 483, JEP 514).
 
-It halves what a start of the broker costs; a stale or damaged one is not used by the JVM, which then starts as ever.
+The broker starts the sooner. A file of another Java or of other jars, or one that was cut off, is not used by the JVM,
+which then starts as ever.
 """
 
 import asyncio
 import contextlib
 import hashlib
 import os
+import shutil
 import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 from signal import SIGKILL
 from typing import Final
@@ -22,8 +24,9 @@ from services.stack.errors import StackError
 from services.stack.jars import cache_dir
 from services.stack.spawn import child_setup
 
-START_S: Final = 180.0  # 3 s where nothing else is at work
-END_S: Final = 180.0  # it writes the file when it ends: 8 s
+START_S: Final = 90.0  # seconds; a few where nothing else is at work
+END_S: Final = 90.0  # it writes the file when it ends
+_KEPT: Final = 2  # files: clones beside each other may have other jars
 _LOCALHOST: Final = "127.0.0.1"
 
 
@@ -38,31 +41,36 @@ def options() -> list[str]:
 
 
 def make(heap_mb: int) -> None:
-    """Start a broker on a log folder that is thrown away, end it, keep what it has loaded; older files are removed.
+    """Start a broker on a log folder that is thrown away, end it, keep what it has loaded; old files are removed.
 
-    The caller holds `jars.cache_lock`. Raises StackError when the broker does not start or end as it should.
+    The caller holds `jars.cache_lock`. Raises StackError when the broker does not start or end as it should, OSError.
     """
-    file = _file()
-    unfinished = file.with_suffix(".part")
+    unfinished = (file := _file()).with_suffix(".part")
     try:
         _make(unfinished, heap_mb)
-        for old in cache_dir().glob("kafka-*.aot"):
-            old.unlink()
         unfinished.rename(file)
+        by_age = sorted(cache_dir().glob("kafka-*.aot"), key=lambda old: old.stat().st_mtime)
+        for old in by_age[:-_KEPT]:
+            old.unlink()
     finally:
         for left in cache_dir().glob("kafka-*.part*"):
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
 
 
 def _make(file: Path, heap_mb: int) -> None:
-    with tempfile.TemporaryDirectory() as folder, _free_ports(2) as (port, controller_port):
-        data = Path(folder) / "data"
-        settings = kafka.properties(data, _LOCALHOST, port, controller_port)
-        kafka.initialise(data, Path(folder), cache_dir() / "jars", settings)
-        command = kafka.command(Path(folder), cache_dir() / "jars", heap_mb, f"-XX:AOTCacheOutput={file}")
-        _run(command, port, Path(folder) / "out")
-    if not file.exists():
-        raise StackError("its Java wrote no file")
+    folder = Path(tempfile.mkdtemp(prefix="kafka-", suffix=".part", dir=cache_dir()))
+    data, (port, controller_port) = folder / "data", _free_ports(2)
+    kafka.initialise(
+        data, folder, cache_dir() / "jars", kafka.properties(data, _LOCALHOST, port, controller_port)
+    )  # fmt: skip
+    _run(kafka.command(folder, cache_dir() / "jars", heap_mb, f"-XX:AOTCacheOutput={file}"), port, folder / "out")
+    if not file.exists() or Path(f"{file}.config").exists():  # that one is removed when the file is whole
+        raise StackError(f"its Java wrote no class file{_last_words(folder / 'out')}")
+
+
+def _last_words(out: Path) -> str:
+    lines = out.read_text(errors="replace").split("\n")
+    return next((f"; it said: {line.strip()[:300]}" for line in reversed(lines) if line.strip()), "")
 
 
 def _run(command: list[str], port: int, out: Path) -> None:
@@ -72,38 +80,39 @@ def _run(command: list[str], port: int, out: Path) -> None:
             preexec_fn=child_setup(SIGKILL),  # noqa: PLW1509  # takes no lock
         )  # fmt: skip
     try:
-        asyncio.run(_until_ready(broker, port))
+        with ThreadPoolExecutor(1) as thread:  # the caller may be in a loop of its own
+            ready = thread.submit(asyncio.run, _until_ready(broker, port)).result()
+        if not ready:
+            raise StackError(f"a broker was not ready within {START_S:g} s{_last_words(out)}")
         broker.terminate()
         broker.wait(END_S)
     except subprocess.TimeoutExpired:
-        raise StackError(f"it did not end within {END_S:g} s") from None
+        raise StackError(f"a broker did not end within {END_S:g} s") from None
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(broker.pid, SIGKILL)  # the Java that writes the file is a child of the broker's
         broker.wait()
 
 
-async def _until_ready(broker: subprocess.Popen[bytes], port: int) -> None:
+async def _until_ready(broker: subprocess.Popen[bytes], port: int) -> bool:
+    """Whether it answers in time, and lives."""
     from services.stack.probes import kafka_ready  # noqa: PLC0415  # a slow import, needed once a machine
 
     deadline = time.monotonic() + START_S
-    while not await kafka_ready(_LOCALHOST, port):
-        if broker.poll() is not None:
-            raise StackError(f"a broker ended with {broker.returncode}")
-        if time.monotonic() > deadline:
-            raise StackError(f"a broker was not ready within {START_S:g} s")
+    while broker.poll() is None and time.monotonic() < deadline:
+        if await kafka_ready(_LOCALHOST, port):
+            return True
         await asyncio.sleep(0.1)
+    return False
 
 
-@contextmanager
-def _free_ports(count: int) -> Iterator[list[int]]:
-    """Ports that nobody used a moment ago."""
+def _free_ports(count: int) -> list[int]:
+    """Ports that nobody uses at this moment."""
     with ExitStack() as stack:
         probes = [stack.enter_context(socket.socket()) for _ in range(count)]
         for probe in probes:
             probe.bind((_LOCALHOST, 0))
-        ports = [probe.getsockname()[1] for probe in probes]
-    yield ports
+        return [probe.getsockname()[1] for probe in probes]
 
 
 def _file() -> Path:

@@ -149,7 +149,7 @@ def _spawn_supervisor(
 
 
 def install(say: Say) -> None:
-    """Download what is not in the cache: Kafka's jars, and Prometheus where it can be had."""
+    """Fill the cache: Kafka's jars, its class file, Prometheus where it can be had, Zipkin."""
     with jars.cache_lock(say):
         if jars.missing(jars.cache_dir() / "jars"):
             say("downloading Kafka (44 MB, once; interrupted, it goes on where it stopped)")
@@ -174,7 +174,7 @@ def _link_kafka(say: Say) -> None:
     say("loading Kafka's classes for faster starts (15 s, once)")
     try:
         aot.make(PARTS["kafka"].memory_mb)
-    except StackError as error:
+    except (StackError, OSError) as error:  # it starts as ever
         say(f"Kafka's starts stay slow: {error}")
 
 

@@ -64,7 +64,7 @@ def cache_lock(say: Callable[[str], None]) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            say("another lab is downloading into the same cache: waiting for it")
+            say("another lab is filling the same cache: waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

@@ -72,7 +72,7 @@ class Log:
 
 
 class _Clock:
-    """Says the time, in UTC, as RFC 3339 has it. A datetime made for each line is a third of what the line costs."""
+    """Says the time, in UTC, as RFC 3339 has it. To make a datetime for each line is dear."""
 
     def __init__(self) -> None:
         self._at = (-1, "")  # a second and how it is written; one value, because threads share it

@@ -16,7 +16,7 @@ from tests.relaying import Place, Writer, by_key, first_occurrences
 from tests.waiting import until
 
 KEYS = [(f"customer-{n}", shard_of(f"customer-{n}")) for n in range(50)]
-KILLS = 2  # five of each: the storms `killed.broker`, `killed.database` and `killed.both` (`make storms`)
+KILLS = 2  # one by one, then both at once
 
 pytestmark = pytest.mark.timeout(1200)
 

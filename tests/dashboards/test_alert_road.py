@@ -67,7 +67,7 @@ def road(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         control.down(home, say)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def auditor(road: Lab) -> Iterator[Auditor]:
     """An auditor that this lab's Prometheus scrapes."""
     with Auditor() as server:
@@ -99,9 +99,12 @@ def scraped(road: Lab) -> bool:
 
 def test_watchdog_says_that_the_road_is_open(road: Lab) -> None:
     road.until(lambda: pages(road, "Watchdog"), "Watchdog", 180)
-    now = firing(road.home.addresses()["LAB_PROMETHEUS"])
-    assert "Watchdog" in now
-    assert "EventsLost" not in now
+    assert "Watchdog" in now_firing(road)
+    assert "EventsLost" not in now_firing(road)
+
+
+def now_firing(road: Lab) -> set[str]:
+    return firing(road.home.addresses()["LAB_PROMETHEUS"])
 
 
 def losses(road: Lab, lost: int, status: str = "firing") -> list[dict[str, Any]]:
@@ -131,6 +134,18 @@ def test_a_loss_is_a_page_within_seconds_and_a_second_loss_is_one_again(road: La
         assert page["runbook"] == f"{road.home.http_url(PARTS['console'])}/runbooks/EventsLost"
     assert len(paged) >= 2, pages(road, "EventsLost")
     assert min(page["delay_s"] for page in paged.values()) < 15
+
+
+def test_what_fired_when_prometheus_died_does_not_fire_for_ever(road: Lab, auditor: Auditor) -> None:
+    """Its page is never resolved, and a query tells of it for five minutes."""
+    road.until(lambda: scraped(road), "the first scrape", 180)
+    for lost in (11, 13, 17, 19):  # again, where the machine stood still for the ten seconds that it fires
+        auditor.lost += lost
+        if comes(lambda: "EventsLost" in now_firing(road), 30):
+            break
+    road.killed_and_back("prometheus")
+    road.until(lambda: "Watchdog" in now_firing(road), "the rules to be read again", 60)
+    road.until(lambda: "EventsLost" not in now_firing(road), "the alert to be over", 60)
 
 
 def test_a_restart_of_a_process_is_told(road: Lab) -> None:

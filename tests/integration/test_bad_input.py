@@ -172,10 +172,10 @@ def poisoned(lab: Lab) -> str:
 def test_a_token_that_is_wrong_or_missing_is_named_and_changes_nothing(calm: Lab, token: str | None) -> None:
     with token_of(calm, token):
         for words in ("kill relay#0", "fault arm publish.after_fetch kill", "fault clear", "scale relay 2"):
-            is_refused(calm, words)
+            assert_refused(calm, words)
 
 
-def is_refused(lab: Lab, words: str) -> None:
+def assert_refused(lab: Lab, words: str) -> None:
     """The lab names the token as what is wrong with `lab WORDS`."""
     exited, said = refused(lab, words)
     assert exited == 1, said
@@ -190,7 +190,7 @@ def test_without_the_token_letters_and_windows_are_looked_at_and_not_sent_again(
     since, before = datetime.now(UTC).isoformat(), (seen(lab), letters(lab))
     with token_of(lab, None):
         for words in (window, "dlq redrive --all --why x"):
-            is_refused(lab, words)
+            assert_refused(lab, words)
     with token_of(lab, "wrong"):
         for words in (
             window,
@@ -198,7 +198,7 @@ def test_without_the_token_letters_and_windows_are_looked_at_and_not_sent_again(
             "dlq redrive --all --why x",
             f"dlq discard {name} --why x",
         ):
-            is_refused(lab, words)
+            assert_refused(lab, words)
         assert json.loads(lab.cli("dlq", "show", name, "--json"))["log"] == []
         lab.cli("dlq", "redrive", name, "--dry-run")
         lab.cli(*window.split(), "--dry-run")

@@ -1,6 +1,5 @@
 """The benchmarks in small: they do the work that they say, on real services, and leave nothing behind."""
 
-import json
 import os
 import signal
 import subprocess
@@ -41,9 +40,7 @@ def figures(answer: Answer) -> dict[str, Any]:
 
 def test_orders_are_accepted_by_the_service_and_inserted_by_pgbench(place: Home) -> None:
     answer = ingest.bench(place, 1, 400, silent)
-    document = json.loads(json.dumps(answer.document()))  # as `--json` says it
-    assert document.keys() >= {"work", "rounds", "ratio_median", "unit", "host", "versions"}
-    assert [round_.keys() for round_ in document["rounds"]] == [{"project", "anchor"}]
+    assert [round_.keys() for round_ in answer.document()["rounds"]] == [{"project", "anchor"}]
     found = figures(answer)
     assert found["orders per second"]["ratio_median"] > 0
     assert found["CPU us per order, service"]["median"]["project"] > 0
