@@ -69,8 +69,8 @@ def _make(file: Path, heap_mb: int) -> None:
 
 
 def _last_words(out: Path) -> str:
-    lines = out.read_text(errors="replace").split("\n")
-    return next((f"; it said: {line.strip()[:300]}" for line in reversed(lines) if line.strip()), "")
+    said = out.read_text(errors="replace").strip().splitlines()
+    return f"; it said: {said[-1][:300]}" if said else ""
 
 
 def _run(command: list[str], port: int, out: Path) -> None:

@@ -16,7 +16,7 @@ from tests.relaying import Place, Writer, by_key, first_occurrences
 from tests.waiting import until
 
 KEYS = [(f"customer-{n}", shard_of(f"customer-{n}")) for n in range(50)]
-KILLS = 2  # one by one, then both at once
+KILLS = 5
 
 pytestmark = pytest.mark.timeout(1200)
 
@@ -115,7 +115,9 @@ async def check(source: Place) -> int:
     return len(records) - len(written)
 
 
-async def test_kills_of_the_broker_and_of_the_database_lose_nothing_and_end_no_relay(lab: Home, source: Place) -> None:
+async def test_five_kills_of_the_broker_and_five_of_the_database_lose_nothing_and_end_no_relay(
+    lab: Home, source: Place
+) -> None:
     before = restarts(lab)
     async with load(source):
         for number in range(KILLS):

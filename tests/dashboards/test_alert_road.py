@@ -143,6 +143,8 @@ def test_what_fired_when_prometheus_died_does_not_fire_for_ever(road: Lab, audit
         auditor.lost += lost
         if comes(lambda: "EventsLost" in now_firing(road), 30):
             break
+    else:
+        pytest.fail("no alert of four losses")
     road.killed_and_back("prometheus")
     road.until(lambda: "Watchdog" in now_firing(road), "the rules to be read again", 60)
     road.until(lambda: "EventsLost" not in now_firing(road), "the alert to be over", 60)

@@ -179,7 +179,7 @@ def assert_refused(lab: Lab, words: str) -> None:
     """The lab names the token as what is wrong with `lab WORDS`."""
     exited, said = refused(lab, words)
     assert exited == 1, said
-    assert "token is missing or wrong" in said
+    assert "the lab's token is missing or wrong" in said
 
 
 def test_without_the_token_letters_and_windows_are_looked_at_and_not_sent_again(lab: Lab) -> None:
@@ -188,21 +188,15 @@ def test_without_the_token_letters_and_windows_are_looked_at_and_not_sent_again(
     partition = next(partition for (_, partition), end in ends.items() if end)
     window = f"{REPLAY} --offsets {partition}:0-0"
     since, before = datetime.now(UTC).isoformat(), (seen(lab), letters(lab))
-    with token_of(lab, None):
-        for words in (window, "dlq redrive --all --why x"):
-            assert_refused(lab, words)
-    with token_of(lab, "wrong"):
-        for words in (
-            window,
-            f"dlq redrive {name} --why x",
-            "dlq redrive --all --why x",
-            f"dlq discard {name} --why x",
-        ):
-            assert_refused(lab, words)
-        assert json.loads(lab.cli("dlq", "show", name, "--json"))["log"] == []
-        lab.cli("dlq", "redrive", name, "--dry-run")
-        lab.cli(*window.split(), "--dry-run")
-        assert letters(lab) == before[1]
+    orders = (window, f"dlq redrive {name} --why x", "dlq redrive --all --why x", f"dlq discard {name} --why x")
+    for token in ("wrong", None):
+        with token_of(lab, token):
+            for words in orders:
+                assert_refused(lab, words)
+            assert json.loads(lab.cli("dlq", "show", name, "--json"))["log"] == []
+            lab.cli("dlq", "redrive", name, "--dry-run")
+            lab.cli(*window.split(), "--dry-run")
+            assert letters(lab) == before[1]
     until_as_before(lab, before[0], since)
     assert letters(lab) == before[1]
 

@@ -1,5 +1,6 @@
 """The benchmarks in small: they do the work that they say, on real services, and leave nothing behind."""
 
+import json
 import os
 import signal
 import subprocess
@@ -39,9 +40,7 @@ def figures(answer: Answer) -> dict[str, Any]:
 
 
 def test_orders_are_accepted_by_the_service_and_inserted_by_pgbench(place: Home) -> None:
-    answer = ingest.bench(place, 1, 400, silent)
-    assert [round_.keys() for round_ in answer.document()["rounds"]] == [{"project", "anchor"}]
-    found = figures(answer)
+    found = figures(ingest.bench(place, 1, 400, silent))
     assert found["orders per second"]["ratio_median"] > 0
     assert found["CPU us per order, service"]["median"]["project"] > 0
     assert found["CPU us per order, service"]["ratio_median"] is None, "pgbench has no service"
@@ -92,3 +91,13 @@ def _words(process: psutil.Process) -> list[str]:
 def _ctrl_c_works() -> None:
     """A shell's background job ignores SIGINT, and so would its children."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def test_the_answer_is_one_json_document_with_the_agreed_shape(tmp_path: Path) -> None:
+    home = free_home(tmp_path)
+    environment = {**os.environ, "LAB_HOME": str(tmp_path), "LAB_PORT_BASE": str(home.port_base)}
+    words = [LAB, "bench", "ingest", "--rounds", "1", "--requests", "100", "--json"]
+    done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)
+    document = json.loads(done.stdout)
+    assert document.keys() >= {"work", "rounds", "ratio_median", "unit", "host", "versions"}
+    assert [round_.keys() for round_ in document["rounds"]] == [{"project", "anchor"}]
