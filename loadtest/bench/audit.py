@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -34,25 +34,19 @@ _ROOT: Final = Path(__file__).parent.parent.parent
 def bench(place: Home, rounds: int, messages: int, cold: int, tell: Tell) -> Answer:
     """Rounds of judging in a process of its own; the cold read once a round."""
     with tempfile.TemporaryDirectory(dir=place.path) as folder:
-        file = Path(folder) / "taken.duckdb"
-        tell(f"making a history of {messages:,} messages")
-        _run("make", file, messages)
-        judged = []
-        for number in range(rounds):
-            tell(f"round {number + 1} of {rounds}: judging")
-            judged.append(json.loads(_run("judge", file, messages)))
-        size_mb = file.stat().st_size / 2**20
+        tell(f"making a history of {messages:,} messages, then {rounds} rounds of judging")
+        judged = list(_judge(Path(folder) / "taken.duckdb", messages, rounds, tell))
     tell(f"reading {cold:,} rows of each store")
     read = asyncio.run(_cold(place, cold))
     figures = [
         _figure("s to judge", [one["judge_s"] for one in judged]),
         _figure("MiB at most", [one["peak_mb"] for one in judged]),
         _figure("messages/s judged", [messages / one["judge_s"] for one in judged]),
-        _figure("MiB on disk", [size_mb]),
+        _figure("MiB on disk", [one["disk_mb"] for one in judged]),
         *(_figure(f"{name}/s read cold", [rate]) for name, rate in read.items()),
     ]
     return Answer(
-        f"audit of {messages:,} messages on the hops publish and process, damage of known size found",
+        f"audit of {messages:,} messages on all hops (one arm, the effect record), damage of known size found",
         "services/auditor/bulk.py, DuckDB on disk; cold reads by the auditor's own readers",
         "none: the bounds are 60 s and 1 GB",
         figures,
@@ -63,9 +57,14 @@ def _figure(unit: str, values: list[float]) -> Figure:
     return Figure(unit, [Round(rounded(value), None) for value in values])
 
 
-def _run(what: str, file: Path, messages: int) -> str:
-    command = [sys.executable, "-m", "loadtest.bench.judging", what, str(file), str(messages)]
-    return subprocess.run(command, cwd=_ROOT, check=True, capture_output=True, text=True).stdout
+def _judge(file: Path, messages: int, rounds: int, tell: Tell) -> Iterator[dict[str, float]]:
+    command = [sys.executable, "-m", "loadtest.bench.judging", str(file), str(messages), str(rounds)]
+    with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
+        for number, line in enumerate(process.stdout or (), 1):
+            tell(f"round {number} of {rounds} judged")
+            yield json.loads(line)
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
 
 
 async def _cold(place: Home, many: int) -> dict[str, float]:
@@ -81,7 +80,7 @@ async def _cold(place: Home, many: int) -> dict[str, float]:
         return len([found async for found in stores.applications(_ARM, "record")])
 
     async def intents() -> int:
-        return len((await stores.intents(PUBLISHER_ARMS[DEFAULT_PUBLISHER], ORDERS)).promised)
+        return sum([len(some.promised) async for some in stores.intents(PUBLISHER_ARMS[DEFAULT_PUBLISHER], ORDERS)])
 
     async def topic() -> int:
         there = bounds(settings.kafka, [ORDERS.topic])

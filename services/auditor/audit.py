@@ -7,31 +7,25 @@ read first and last, and what still seems lost is looked for again in all places
 
 import asyncio
 import time
-from collections import ChainMap
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence, Set
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from services.auditor.applications import Known, applications
-from services.auditor.evidence import Case, Describe, causes_of, evidence_of, left_out, name_of, rows_of
+from services.auditor.bulk import Bulk
+from services.auditor.evidence import Case, causes_of, evidence_of, left_out, rows_of
 from services.auditor.explaining import explain, trace
-from services.auditor.history import Key, ProcessLook, Published, PublishLook
+from services.auditor.history import Copy, Holdings, Key, Outbox, Published, PublishLook, copy_of
 from services.auditor.holding import Start, begin, finish
-from services.auditor.judge import (
-    judge_accept,
-    judge_process,
-    judge_publish,
-    letter_vanished,
-    seem_lost,
-    without_a_line,
-)
-from services.auditor.ledger import ClientLedger
-from services.auditor.stores import Stores, Unreachable, reaching
+from services.auditor.ledger import ClientLedger, Line
+from services.auditor.outside import Applications, applications
+from services.auditor.sifting import Lives, accept_cases, process_cases, publish_cases
+from services.auditor.stores import Application, Stores, Unreachable, reaching
+from services.auditor.workplace import workplace
 from services.broker.reader import Bounds, Offsets, Partition, TopicReader, bounds
 from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS, ConsumerArm, PublisherArm
-from services.domain.audit import AuditDocument, AuditRow
-from services.domain.messages import Coordinates, Kind
+from services.domain.audit import AuditDocument
 from services.settings import Settings
 
 __all__ = ["Unreachable", "audit"]
@@ -52,22 +46,27 @@ async def audit(
 ) -> AuditDocument:
     """Audit one run, or all. `ledger` is the client ledger's folder, else that of the lab; `say` hears the progress.
 
+    What is read lies in a file in the lab's home until the audit is done.
+
     Raises Unreachable when a store cannot be read.
     """
-    folder = Path(settings.home) / "ledger" if ledger is None else ledger
-    return await _Audit(Stores(settings, run), ClientLedger(folder, run), publishers, say).carry_out(arms)
+    home = Path(settings.home)
+    with workplace(home) as place, closing(Bulk(place / "taken.duckdb", run)) as bulk:
+        folder = home / "ledger" if ledger is None else ledger
+        return await _Audit(Stores(settings, run), folder, publishers, bulk, say).carry_out(arms)
 
 
 class _Audit:
     """The reads in their order; what each hop needs is let go of as soon as the hop is judged."""
 
-    def __init__(self, stores: Stores, client: ClientLedger, publishers: Collection[PublisherArm], say: Say) -> None:
-        self._stores = stores
-        self._client = client
+    def __init__(
+        self, stores: Stores, ledger: Path, publishers: Collection[PublisherArm], bulk: Bulk, say: Say
+    ) -> None:  # fmt: skip
+        self._stores, self._bulk, self._say = stores, bulk, say
+        self._client = ClientLedger(ledger, stores.run, take=self._take_line)
         self._publishers = publishers
-        self._say = say
+        self._topic_of = {(a.name, kind.name): a.topic(kind) for a in publishers for kind in a.kinds}
         self._kafka = stores.settings.kafka
-        self._promised: dict[str, dict[Key, bytes]] = {}  # by database: messages with an intent, and what it says
         self._truncated: set[str] = set()
         self._firsts: dict[Partition, int] = {}
         self._out_of_scope = 0
@@ -77,23 +76,23 @@ class _Audit:
         begun, at = time.monotonic(), datetime.now(UTC)
         accept = await self._accept()
         starts = [await begin(self._stores, arm) for arm in arms]
-        first, limits = await self._look(_DEFAULT, {})
+        first = await self._look(_DEFAULT)
         lives = await self._stores.lives(arms)
         process = [
             case
             for arm, start in zip(arms, starts, strict=True)
-            for case in await self._process(arm, first.published, start, lives)
-        ]
-        second, _ = await self._look(_DEFAULT, limits.ends)
+            for case in await self._process(arm, start, lives)
+        ]  # fmt: skip
+        second = await self._look_again(_DEFAULT, first)
         newer = second.published.places()
         for case in process:
             case.judgement.excuse(second.published.wanting(case.judgement.row.effect))
             case.judgement.excuse(newer)
-        publish = await self._published(_DEFAULT, (first, second)) if _DEFAULT in self._publishers else []
-        del first, second
+        publish = await self._published(_DEFAULT, first, second) if _DEFAULT in self._publishers else []
         for publisher in self._publishers:
             if publisher is not _DEFAULT:
-                publish += await self._published(publisher, await self._look_twice(publisher))
+                first = await self._look(publisher)
+                publish += await self._published(publisher, first, await self._look_again(publisher, first))
         cases = [*accept, *publish, *process]
         for case in cases:
             case.judgement.settle()
@@ -119,133 +118,133 @@ class _Audit:
     async def _accept(self) -> list[Case]:
         """Ledger, then intents; then the ledger's news, which explain intents that are newer than the first read."""
         await self._read_ledger()
-        judged = []
+        judged = list[tuple[str, Case]]()
         for arm in self._publishers:
             for kind in arm.kinds:
                 self._say(f"the intents of {arm.producer(kind)}")
-                intents, answers = await self._stores.intents(arm, kind), self._client.answers(arm, kind)
-                self._promised[arm.database(kind)] = intents.promised
+                topic = arm.topic(kind)
+                async for intents in self._stores.intents(arm, kind):
+                    self._bulk.take_intents(topic, intents)
                 # a line that was cut may have been the one that is missed
                 runs = set[bytes]() if self._client.skipped else self._client.runs
-                unasked = without_a_line(answers, intents, runs)
-                row = AuditRow(hop="accept", arm=arm.name, effect="intent")
-                judged.append((answers, intents.by_key, judge_accept(row, answers, intents, unasked)))
+                judged += [(topic, case) for case in accept_cases(self._bulk, arm, topic, runs)]
         await self._read_ledger()
-        for answers, made, judgement in judged:
+        for topic, case in judged:
+            judgement = case.judgement
+            answers = self._bulk.answers(topic, judgement.unexpected)
             judgement.forgive(answers.keys())
             refused = judgement.unexpected - judgement.wrong.keys()
             judgement.excuse([key for key in refused if answers.outcome(key) != "refused"])
-            unknown = made.keys() - answers.keys() - judgement.wrong.keys()
-            self._out_of_scope += sum(len(made[key]) for key in unknown)
-        return [
-            Case(judgement, _of_key({key: made[key] for key in judgement.applied})) for _, made, judgement in judged
-        ]
+            self._out_of_scope -= sum(judgement.applied[key] for key in judgement.wrong)
+        self._out_of_scope += sum(
+            self._bulk.uncalled(arm.topic(kind)) for arm in self._publishers for kind in arm.kinds
+        )
+        return [case for _, case in judged]
 
     async def _read_ledger(self) -> None:
         self._say("the client ledger")
         with reaching("the client ledger"):
             await asyncio.to_thread(self._client.read)
 
-    async def _look_twice(self, arm: PublisherArm) -> tuple[PublishLook, PublishLook]:
-        first, limits = await self._look(arm, {})
-        second, _ = await self._look(arm, limits.ends)
-        return first, second
+    def _take_line(self, line: Line) -> None:
+        if (topic := self._topic_of.get((line.arm, line.kind))) is None:
+            return
+        if line.phase == "call":
+            self._bulk.take_call(topic, line.key)
+        elif line.phase == "answer":
+            self._bulk.take_answer(topic, line.key, line.outcome)
 
-    async def _look(self, arm: PublisherArm, starts: Offsets) -> tuple[PublishLook, Bounds]:
-        """The outbox, then the topics from `starts` to where they end by then."""
+    async def _look(self, arm: PublisherArm) -> tuple[Outbox, Offsets]:
+        """The outbox, then the topics to where they end by then."""
+        outbox, limits = await self._begin_look(arm)
+        async for copy in self._copies({}, limits.ends):
+            if copy.key is not copy.at or self._stores.run in (None, copy.run):
+                self._undecodable += copy.key is copy.at
+                self._bulk.take_record(copy)
+        self._bulk.drop_records_of_others(topics_of(arm))
+        return outbox, limits.ends
+
+    async def _look_again(self, arm: PublisherArm, first: tuple[Outbox, Offsets]) -> PublishLook:
+        """The outbox, then the topics from where they ended at the first look."""
+        outbox, limits = await self._begin_look(arm)
+        news = [copy async for copy in self._copies(first[1], limits.ends)]
+        promised = self._bulk.promised([copy.key for copy in news], topics_of(arm)) if news else {}
+        published = Published(self._stores.run, promised)
+        for copy in news:
+            published.take(copy)
+        self._undecodable += published.undecodable
+        return PublishLook(outbox, published)
+
+    async def _begin_look(self, arm: PublisherArm) -> tuple[Outbox, Bounds]:
         self._say(f"the outboxes of {arm.name}")
         outbox = await self._stores.outbox(arm)
         with reaching("Kafka"):
-            limits = await asyncio.to_thread(bounds, self._kafka, [arm.topic(kind) for kind in arm.kinds])
-            published = await self._topics(arm, starts, limits.ends)
+            limits = await asyncio.to_thread(bounds, self._kafka, topics_of(arm))
         self._firsts |= limits.firsts
         self._truncated.update(f"{topic}/{number}" for (topic, number), offset in limits.firsts.items() if offset > 0)
-        self._undecodable += published.undecodable
-        return PublishLook(outbox, published), limits
+        return outbox, limits
 
-    async def _topics(self, arm: PublisherArm, starts: Offsets, ends: Offsets) -> Published:
-        published = Published(self._stores.run, ChainMap(*(self._promised_of(arm, kind) for kind in arm.kinds)))
+    async def _copies(self, starts: Offsets, ends: Offsets) -> AsyncIterator[Copy]:
         many, seen = sum(end - starts.get(partition, 0) for partition, end in ends.items()), 0
         if not many:
-            return published
-        reader = TopicReader(self._kafka, starts, ends)
-        try:
-            while records := await asyncio.to_thread(reader.read):
-                for record in records:
-                    published.add(record.at, record.headers, record.value)
-                seen += len(records)
-                self._say(f"the topics, {seen} of {many} records")
-        finally:
-            await asyncio.to_thread(reader.close)
-        return published
+            return
+        with reaching("Kafka"):
+            reader = TopicReader(self._kafka, starts, ends)
+            try:
+                while records := await asyncio.to_thread(reader.read):
+                    for record in records:
+                        yield copy_of(record.at, record.headers, record.value)
+                    seen += len(records)
+                    self._say(f"the topics, {seen} of {many} records")
+            finally:
+                await asyncio.to_thread(reader.close)
 
-    async def _process(
-        self, arm: ConsumerArm, published: Published, start: Start, lives: Mapping[str, str]
-    ) -> list[Case]:  # fmt: skip
+    async def _process(self, arm: ConsumerArm, start: Start, lives: Mapping[str, str]) -> list[Case]:
         """What the arm holds, then what it did; and both again for what was seen in neither."""
         self._say(f"the arm {arm.name}")
         holdings = await finish(self._stores, arm, start)
-        known = Known(published, self._known(published), lives, self._firsts)
-        cases = []
+        self._bulk.set_committed(holdings.committed, self._firsts)
+        topics, cases = topics_of(_DEFAULT), list[Case]()
         for effect in arm.effects:
             self._say(f"the arm {arm.name}, {effect}")
-            reader = applications(self._stores, arm, effect, known)
-            first = second = ProcessLook(holdings, await reader.read())
-            suspects = seem_lost(effect, arm, published, first)
-            if suspects:
-                again = await finish(self._stores, arm, await begin(self._stores, arm))
-                second = ProcessLook(again, await reader.look_again(first.applied, suspects))
-            row = AuditRow(hop="process", arm=arm.name, effect=effect)
-            judgement = judge_process(row, arm, published, (first, second), suspects)
-            cases.append(Case(judgement, _of_process(published, second, effect)))
+            self._bulk.begin_effect()
+            reader = applications(self._stores, arm, effect, self._bulk, topics)
+            await reader.read()
+            self._bulk.drop_applications_of_others(topics)
+            again = _Again(self._stores, arm, reader)
+            known = Lives(lives, self._firsts)
+            cases += await process_cases(self._bulk, arm, effect, topics, holdings, known, again.look)
         return cases
 
-    def _known(self, published: Published) -> Collection[Key]:
-        """Whom an effect that names no run may belong to, when only one run is audited."""
-        if self._stores.run is None:
-            return ()
-        return set(published.copies.keys()).union(*self._promised.values())
-
-    def _promised_of(self, arm: PublisherArm, kind: Kind) -> dict[Key, bytes]:
-        return self._promised.get(arm.database(kind), {})
-
-    async def _published(self, arm: PublisherArm, looks: tuple[PublishLook, PublishLook]) -> list[Case]:
-        cases = []
+    async def _published(
+        self, arm: PublisherArm, first: tuple[Outbox, Offsets], second: PublishLook
+    ) -> list[Case]:  # fmt: skip
+        cases, topics = list[Case](), topics_of(arm)
         for kind in arm.kinds:
-            topic, ids = arm.topic(kind), self._promised_of(arm, kind).keys()
+            topic = arm.topic(kind)
             gone = any(partition.startswith(f"{topic}/") for partition in self._truncated)
-            row = AuditRow(hop="publish", arm=arm.name, effect="publication")
-            judgement = judge_publish(row, topic, ids, looks, truncated=gone)
-            judgement.excuse(await self._stores.traceparents(arm, kind, judgement.unexpected))
-            cases.append(Case(judgement, _of_publish(looks)))
+            found = publish_cases(self._bulk, arm.name, topic, topics, first[0], second, truncated=gone)
+            for case in found:
+                unexpected = case.judgement.unexpected
+                case.judgement.excuse(await self._stores.traceparents(arm, kind, unexpected))
+            cases += found
         return cases
 
 
-def _of_key(made: Mapping[str, Sequence[bytes]]) -> Describe:
-    def describe(key: str) -> dict[str, Any]:
-        ids = [name_of(message_id) for message_id in made[key]]
-        many = f"intents {', '.join(map(str, ids))}" if len(ids) > 1 else None
-        return {"message_id": ids[0] if ids else None, "at": [], "key": key, "reason": many}
+class _Again:
+    """The second look at an arm, for what the first saw nowhere: what it holds is read once, what it did each time."""
 
-    return describe
+    def __init__(self, stores: Stores, arm: ConsumerArm, reader: Applications) -> None:
+        self._stores, self._arm, self._reader = stores, arm, reader
+        self._holdings: Holdings | None = None
 
-
-def _of_publish(looks: tuple[PublishLook, PublishLook]) -> Describe:
-    def describe(key: Key) -> dict[str, Any]:
-        at = [str(copy) for look in looks for copy in look.published.copies[key]]
-        return {"message_id": name_of(key), "at": at, "reason": looks[0].outbox.set_aside.get(key)}
-
-    return describe
+    async def look(self, messages: Set[Key]) -> tuple[Holdings, Sequence[Application]]:
+        """First what it holds, then what it did for these messages."""
+        if self._holdings is None:
+            self._holdings = await finish(self._stores, self._arm, await begin(self._stores, self._arm))
+        return self._holdings, await self._reader.again(messages)
 
 
-def _of_process(published: Published, look: ProcessLook, effect: str) -> Describe:
-    holdings = look.holdings
-
-    def describe(key: Key) -> dict[str, Any]:
-        copies = published.copies[key]
-        reason = holdings.letter(key, copies) or (holdings.emails.get(key) if effect == "email" else None)
-        reason = reason or letter_vanished(holdings, copies) or None
-        at = copies or ([key] if isinstance(key, Coordinates) else [])  # an output that names no record that we know
-        return {"message_id": name_of(key), "at": [str(copy) for copy in at], "reason": reason}
-
-    return describe
+def topics_of(arm: PublisherArm) -> list[str]:
+    """The topics that a publisher arm publishes to."""
+    return [arm.topic(kind) for kind in arm.kinds]

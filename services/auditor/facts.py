@@ -37,6 +37,12 @@ def facts(values: Iterable[object]) -> bytes:
     return b"".join([crc32(str(value).encode()).to_bytes(_WIDTH, "big") for value in values])
 
 
+def columns(effect: str) -> tuple[int, int]:
+    """Where in a record's facts those lie that the effect's store keeps: the first byte and the last, from 1."""
+    kept = KEPT.get(effect, slice(0, 0))
+    return kept.start * _WIDTH + 1, kept.stop * _WIDTH
+
+
 def of_record(value: bytes | None, type_: str, run: str) -> bytes:
     """The facts of a record: its fields, if it can be read, then its digest."""
     seen = digest(type_, value or b"")[:_DIGEST]

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, KeysView, Mapping, Sequence, Set
 from functools import lru_cache
 from types import MappingProxyType
-from typing import Final, Generic, Literal, TypeVar
+from typing import Final, Generic, Literal, NamedTuple, TypeVar
 from uuid import UUID
 
 import msgspec
@@ -67,6 +67,27 @@ class Multimap(Generic[K, V]):
         return self._more.keys()
 
 
+class Copy(NamedTuple):
+    """What is kept of one record of a publisher's topic."""
+
+    key: Key
+    at: Coordinates
+    run: str
+    facts: bytes
+    wants: Sequence[str]  # effects, besides those that every message wants
+    injected: bool  # no publisher arm owes or made it
+
+
+def copy_of(at: Coordinates, headers: Headers, value: bytes | None = None) -> Copy:
+    """What is kept of a record; one without a message id wants what every message wants."""
+    fields = dict(headers)
+    run = fields.get(RUN_HEADER, b"").decode(errors="replace")
+    key = key_of_record(at, headers)
+    found = of_record(value, fields.get("ce_type", b"").decode(errors="replace"), run)
+    wants = () if key is at else _wanted(fields.get(EFFECTS_HEADER, b"record"))
+    return Copy(key, at, run, found, wants, INJECTED_HEADER in fields)
+
+
 class Published:
     """The records that were read from the topics, by message. `promised`: what the intents say of theirs."""
 
@@ -74,7 +95,9 @@ class Published:
         self.run = run
         self.copies: Multimap[Key, Coordinates] = Multimap()
         self.facts: Multimap[Key, bytes] = Multimap()  # of the copies, in their order
-        self.wrong: dict[Key, tuple[Coordinates, str]] = {}  # a record that is not what its intent promised, and why
+        self.wrong: dict[
+            tuple[str, Key], str
+        ] = {}  # by topic and message: why a record is not what its intent promised
         self._promised = promised
         self._no_publication: set[Coordinates] = set()  # injected: no publisher arm owes or made them; and the wrong
         self.undecodable = 0  # records without a message id
@@ -82,26 +105,24 @@ class Published:
 
     def add(self, at: Coordinates, headers: Headers, value: bytes | None = None) -> None:
         """Take in one record, if it is of the run, or of an intent of the run."""
-        fields = dict(headers)
-        run = fields.get(RUN_HEADER, b"").decode(errors="replace")
-        key = key_of_record(at, headers)
+        self.take(copy_of(at, headers, value))
+
+    def take(self, copy: Copy) -> None:
+        """As `add`, of a record that was read before."""
+        key, at = copy.key, copy.at
         promised = self._promised.get(key)
-        if promised is None and self.run not in (None, run):
+        if promised is None and self.run not in (None, copy.run):
             return
         self.undecodable += key is at
         self.copies.add(key, at)
-        record = of_record(value, fields.get("ce_type", b"").decode(errors="replace"), run)
-        self.facts.add(key, record)
-        if INJECTED_HEADER in fields:
+        self.facts.add(key, copy.facts)
+        if copy.injected:
             self._no_publication.add(at)
-        elif promised is not None and (what := against_promise(promised, record)):
+        elif promised is not None and (what := against_promise(promised, copy.facts)):
             self._no_publication.add(at)
-            self.wrong[key] = (at, f"another {what} than its intent")
-        if key is at:
-            return
-        for effect in _wanted(fields.get(EFFECTS_HEADER, b"record")):
-            if effect != "record":
-                self._wanted.setdefault(effect, set()).add(key)
+            self.wrong[at.topic, key] = f"another {what} than its intent"
+        for effect in copy.wants:
+            self._wanted.setdefault(effect, set()).add(key)
 
     def is_promised(self, key: Key) -> bool:
         """Whether there is an intent."""
@@ -149,9 +170,9 @@ def key_of_record(at: Coordinates, headers: Headers) -> Key:
 @lru_cache(maxsize=64)
 def _wanted(header: bytes) -> tuple[Effect, ...]:
     try:
-        return parse_effects(header.decode())
+        return tuple(effect for effect in parse_effects(header.decode()) if effect != "record")
     except ValueError:  # no arm can apply it; it still owes its record
-        return ("record",)
+        return ()
 
 
 Outcome = Literal["acknowledged", "refused", "unknown"]
@@ -207,7 +228,11 @@ class Intents:
 
     def add(self, message_id: bytes, key: str, digest: bytes = b"", run: str = "") -> None:
         """Take in one intent; `digest` is that of the record that it promises."""
-        self.promised[message_id] = promise(digest, run)
+        self.add_promise(message_id, key, promise(digest, run))
+
+    def add_promise(self, message_id: bytes, key: str, promised: bytes) -> None:
+        """As `add`, of an intent that was read before."""
+        self.promised[message_id] = promised
         self.by_key.add(key, message_id)
 
 

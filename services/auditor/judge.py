@@ -188,7 +188,7 @@ def judge_publish(
         },
         cause=lambda key: look(key).outbox.set_aside[key],
         unexpected=without_intent(first.published, topic, ids),
-        wrong={key: why for key, (at, why) in first.published.wrong.items() if at.topic == topic},
+        wrong={key: why for (of, key), why in first.published.wrong.items() if of == topic},
     )
 
 

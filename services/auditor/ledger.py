@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -14,7 +14,9 @@ from services.domain.arms import DEFAULT_PUBLISHER, PublisherArm
 from services.domain.messages import Kind
 
 
-class _Line(msgspec.Struct):
+class Line(msgspec.Struct):
+    """One line: before a call, after it, or of a call that was not made."""
+
     run: str
     key: str
     kind: Literal["orders", "refunds"]
@@ -33,25 +35,31 @@ class Tried(NamedTuple):
     outcome: str  # of the last line: an outcome, or `unanswered`
 
 
-def _with(tried: Tried | None, line: _Line) -> Tried:
+def _with(tried: Tried | None, line: Line) -> Tried:
     calls = (tried.attempts if tried else 0) + (line.phase == "call")
     outcome = "unanswered" if line.phase == "call" else line.outcome
     return Tried(calls, tried.first if tried else line.at, line.at, outcome)
 
 
 class ClientLedger:
-    """Reads every `*.jsonl` of a folder; a second read goes on where the first ended. No folder: nobody called."""
+    """Reads every `*.jsonl` of a folder; a second read goes on where the first ended. No folder: nobody called.
 
-    def __init__(self, folder: Path, run: str | None = None, *, follow: bool = False) -> None:
+    `take` gets each line of the run, instead of the answers here.
+    """
+
+    def __init__(
+        self, folder: Path, run: str | None = None, *, follow: bool = False, take: Callable[[Line], None] | None = None
+    ) -> None:  # fmt: skip
         self._answers: dict[tuple[str, str], Answers] = {}
         self._folder = folder
         self._run = run
         self._read: dict[Path, int] = {}  # bytes, up to the end of the last whole line
         self._misfits = 0
         self._cut = 0
-        self._decode = msgspec.json.Decoder(_Line).decode
+        self._decode = msgspec.json.Decoder(Line).decode
         self._runs: set[str] = set()
         self._follow = follow  # whether answers remember what was said since somebody looked
+        self._take_line = take or self._remember
 
     @property
     def skipped(self) -> int:
@@ -84,7 +92,7 @@ class ClientLedger:
                     return True
         return False
 
-    def lines(self, key: str, arm: str) -> Iterator[_Line]:
+    def lines(self, key: str, arm: str) -> Iterator[Line]:
         """What the ledger says of one key at an arm, in the order of its files."""
         for file in sorted(self._folder.glob("*.jsonl")):
             with file.open("rb") as stream:
@@ -126,6 +134,9 @@ class ClientLedger:
         if self._run not in (None, line.run):
             return
         self._runs.add(line.run)
+        self._take_line(line)
+
+    def _remember(self, line: Line) -> None:
         answers = self._of(line.arm, line.kind)
         if line.phase == "call":
             answers.called(line.key)

@@ -177,7 +177,7 @@ class Live:
         self._counts: dict[Key, int] = {}
         self._many: dict[tuple[int, Key], int] = {}  # counts that are too large to be packed
         self._main = self.published.get(DEFAULT_PUBLISHER, Published())
-        self._known = Known(self._main, (), {})
+        self._known = Known(self._main, {})
         self.heads: Mapping[tuple[str, int], int] = {}  # the first offset that is still there, of each partition
         self._shelf = Shelf()
         self._floors = dict.fromkeys(self.published, b"")  # by publisher: the newest id that ever lay on the shelf
@@ -447,7 +447,7 @@ class Live:
             else:
                 nowhere.append(key)
         ghosts = dict.fromkeys(part.unexpected(now), 1)
-        ghosts |= {key: 1 for key, (at, _) in published.wrong.items() if at.topic == place.topic}
+        ghosts |= {key: 1 for topic, key in published.wrong if topic == place.topic}
         row.unexpected = len(ghosts)
         bad |= {("unexpected", key): 1 for key in ghosts}
         return part, row, _lost_or_waiting(part, row, bad, nowhere, now)

@@ -86,13 +86,13 @@ class Stores(msgspec.Struct, frozen=True):
     run: str | None
     kept: "Connections | None" = None  # for who asks again and again
 
-    async def intents(self, arm: PublisherArm, kind: Kind) -> Intents:
-        """Every intent of the kind."""
-        found = Intents()
+    async def intents(self, arm: PublisherArm, kind: Kind) -> AsyncIterator[Intents]:
+        """Every intent of the kind, some at a time."""
         async for rows in self._producer(arm, kind, "intents", self.run):
+            some = Intents()
             for row in rows:
-                found.add(*row)
-        return found
+                some.add(*row)
+            yield some
 
     async def traceparents(self, arm: PublisherArm, kind: Kind, messages: Iterable[Key]) -> dict[Key, str]:
         """Which of these messages have an intent of the kind by now, with the trace that made it."""

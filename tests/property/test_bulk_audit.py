@@ -1,71 +1,279 @@
 """The audit on disk against the one in memory: the same rows and the same messages, whatever happened."""
 
+import asyncio
+from collections.abc import Iterator, Sequence, Set
+from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
+from unittest.mock import patch
 from uuid import UUID
 
+import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from services.auditor import bulk as on_disk
+from services.auditor.applications import Known, taken
 from services.auditor.bulk import Bulk
-from services.auditor.history import Key, Outbox, Published, PublishLook
-from services.auditor.judge import Judgement, judge_publish
-from services.domain.arms import ConsumerArm
+from services.auditor.evidence import Case, rows_of
+from services.auditor.facts import against_promise, facts, of_record, promise
+from services.auditor.history import (
+    Answers,
+    Copy,
+    Holdings,
+    Intents,
+    Key,
+    Outbox,
+    ProcessLook,
+    Published,
+    PublishLook,
+    key_of,
+)
+from services.auditor.judge import (
+    Judgement,
+    judge_accept,
+    judge_process,
+    judge_publish,
+    seem_lost,
+    without_a_line,
+)
+from services.auditor.sifting import Lives, accept_cases, process_cases, publish_cases
+from services.auditor.stores import Application
+from services.domain.arms import PUBLISHER_ARMS, ConsumerArm
 from services.domain.audit import AuditRow
-from services.domain.messages import Coordinates
-from tests.property.test_audit import TOPIC, Told, judged, key, processes
+from services.domain.messages import ORDERS, Coordinates, digest
+from tests.property.test_audit import TOPIC, Told, key, processes
+
+OUTBOX = PUBLISHER_ARMS["outbox"]
+OTHER_TOPIC = "refunds.v1"
+VALUE = msgspec.json.encode({"order_id": "o", "customer_id": "c", "amount_cents": 5, "currency": "EUR"})
+ANOTHER = msgspec.json.encode({"order_id": "o", "customer_id": "c", "amount_cents": 6, "currency": "EUR"})
+MONEY = {VALUE: facts((5, "EUR", "c")), ANOTHER: facts((6, "EUR", "c")), b"\xff": facts((7, "EUR", "c"))}
+LIVES = {"mine": "tried", "theirs": "another"}
+few = st.integers(1, 9)
 
 
-def total(judgements: list[Judgement[Key]]) -> tuple[AuditRow, dict[str, set[Key]]]:
+@contextmanager
+def opened(run: str | None = None) -> Iterator[Bulk]:
+    """Taken apart as ten million messages would be: several parts, and few messages at once."""
+    with (
+        TemporaryDirectory() as folder,
+        patch.multiple(on_disk, _PART=5, _AT_ONCE=2, _BATCH=3),
+        closing(Bulk(Path(folder) / "taken.duckdb", run)) as bulk,
+    ):
+        yield bulk
+
+
+def total(row: AuditRow, judgements: Sequence[Judgement[Any]]) -> tuple[AuditRow, dict[str, set[Any]]]:
     """What several judgements come to together."""
-    row = AuditRow(hop=judgements[0].row.hop, arm=judgements[0].row.arm, effect=judgements[0].row.effect)
-    listed: dict[str, set[Key]] = {}
+    listed: dict[str, set[Any]] = {}
     for one in judgements:
         one.settle()
-        row.add(one.row)
         for state, keys in one.listed.items():
             listed.setdefault(state, set()).update(keys)
-    return row, {state: keys for state, keys in listed.items() if keys}
+    (whole,) = rows_of([Case(one, lambda _: {}) for one in judgements]) or [row]
+    return whole, {state: keys for state, keys in listed.items() if keys}
+
+
+def same(cases: Sequence[Case], in_memory: Judgement[Any]) -> None:
+    assert total(in_memory.row, [case.judgement for case in cases]) == total(in_memory.row, [in_memory])
+    for case in cases:
+        for name in case.judgement.applied:
+            assert case.describe(name)["at"] is not None
+
+
+def process_both_ways(
+    bulk: Bulk, arm: ConsumerArm, effect: str, published: Published, holdings: Holdings, found: Sequence[Application]
+) -> None:  # fmt: skip
+    """The second look sees what the first saw."""
+    firsts = {(TOPIC, 0): 2}
+    bulk.set_committed(holdings.committed, firsts)
+    for one in found:
+        bulk.take_application(one)
+
+    async def again(messages: Set[Key]) -> tuple[Holdings, Sequence[Application]]:
+        return holdings, bulk.applications(messages)
+
+    lives = Lives(LIVES, firsts)
+    cases = asyncio.run(process_cases(bulk, arm, effect, [TOPIC, OTHER_TOPIC], holdings, lives, again))
+    look = ProcessLook(holdings, taken(arm, effect, Known(published, LIVES, firsts), found))
+    row = AuditRow(hop="process", arm=arm.name, effect=effect)
+    suspects = seem_lost(effect, arm, published, look)
+    same(cases, judge_process(row, arm, published, (look, look), suspects))
+
+
+@settings(deadline=None, max_examples=25)
+@given(processes(), st.booleans())
+def test_whatever_became_of_the_records_the_row_is_that_of_the_checkers_in_memory(told: Told, per_record: bool) -> None:
+    arm = ConsumerArm("tried", "", {"email": frozenset({"no_loss"})}, per_record=per_record)
+    copies, recorded = told.published.copies, told.published.facts
+    found = [
+        Application(message, True, at, "mine", b"")
+        for message in copies.keys()  # noqa: SIM118  # no dict
+        for at in copies[message]
+        for _ in range(told.applied.at.get(at, 0))
+    ]
+    with opened() as bulk:
+        for message in copies.keys():  # noqa: SIM118  # no dict
+            for at, fact in zip(copies[message], recorded[message], strict=True):
+                bulk.take_record(Copy(message, at, "", fact, ("email",), False))
+        process_both_ways(bulk, arm, "email", told.published, told.holdings, found)
+
+
+@st.composite
+def records(draw: st.DrawFn) -> list[Copy]:
+    """Of a few messages, some of which have no id, several records, another payload, or no wish for a charge."""
+    copies, offsets = [], {TOPIC: 0, OTHER_TOPIC: 0}
+    for _ in range(draw(st.integers(0, 12))):
+        topic = draw(st.sampled_from(list(offsets)))
+        at = Coordinates(topic, 0, offsets[topic])
+        offsets[topic] += 1
+        message = at if draw(st.integers(0, 9)) == 0 else key(draw(few))
+        wants = () if message is at else draw(st.sampled_from([(), ("charge",), ("charge", "email")]))
+        value, run = draw(st.sampled_from([VALUE, VALUE, ANOTHER, b"\xff"])), draw(st.sampled_from(["r", "r", "other"]))
+        copies.append(Copy(message, at, run, of_record(value, ORDERS.type, run), wants, draw(st.integers(0, 9)) == 0))
+    return copies
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> list[Application]:
+    """Charges of a few messages, of strangers, and under what is no id; some of another amount or process."""
+    named = st.one_of(few.map(key), st.sampled_from([key_of("no id"), key(77)]))
+    found = []
+    for _ in range(draw(st.integers(0, 12))):
+        at = Coordinates(draw(st.sampled_from([TOPIC, OTHER_TOPIC])), 0, draw(st.integers(0, 12)))
+        life = draw(st.sampled_from(["mine", "mine", "theirs", ""]))
+        amount = draw(st.sampled_from([VALUE, VALUE, ANOTHER]))
+        found.append(Application(draw(named), True, at, life, MONEY[amount]))
+    return found
 
 
 @settings(deadline=None, max_examples=40)
-@given(processes())
-def test_on_disk_the_row_is_that_of_the_checkers_in_memory(told: Told) -> None:
-    with TemporaryDirectory() as folder:
-        bulk = Bulk(Path(folder) / "taken.duckdb")
-        copies = told.published.copies
-        records = [(key, at, ("record", "email")) for key in copies.keys() for at in copies[key]]  # noqa: SIM118
-        bulk.take_records(records)
-        bulk.take_applied("tried", "email", [key for key, many in told.applied.of.items() for _ in range(many)])
-        close = {key for key, at, _ in records if at in told.holdings.letters.at or at in told.holdings.sent_on}
-        bulk.set_held("tried", close | told.holdings.emails.keys(), told.holdings.committed)
-        row, listed = total(bulk.judge_process(ConsumerArm("tried", "", {}), "email", told.holdings))
-        bulk.close()
-    expected, in_memory = total([judged(told, "email")])
-    assert row == expected
-    assert listed == in_memory
+@given(records(), calls(), st.integers(0, 12))
+def test_whoever_charged_whatever_the_row_is_that_of_the_checkers_in_memory(
+    copies: list[Copy], found: list[Application], passed: int
+) -> None:  # fmt: skip
+    published = Published()
+    with opened() as bulk:
+        for copy in copies:
+            published.take(copy)
+            bulk.take_record(copy)
+        holdings = Holdings({(TOPIC, 0): passed, (OTHER_TOPIC, 0): passed})
+        process_both_ways(bulk, ConsumerArm("tried", "", {}), "charge", published, holdings, found)
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.dictionaries(st.integers(1, 12), st.tuples(st.booleans(), st.booleans(), st.integers(0, 3)), max_size=12))
-def test_so_it_is_on_the_hop_publish(fates: dict[int, tuple[bool, bool, int]]) -> None:
-    published, offset = Published(), 0
-    for number, (_, _, copies) in fates.items():
-        for _ in range(copies):
-            published.add(Coordinates(TOPIC, 0, offset), [("ce_id", str(UUID(int=number)).encode())])
-            offset += 1
-    ids = {key(number) for number, (asked, _, _) in fates.items() if asked}
-    outbox = Outbox({key(number) for number, (_, waits, _) in fates.items() if waits})
-    with TemporaryDirectory() as folder:
-        bulk = Bulk(Path(folder) / "taken.duckdb")
-        bulk.take_intents(TOPIC, sorted(ids, key=repr))
-        copies_of = published.copies
-        bulk.take_records([(k, at, ("record",)) for k in copies_of.keys() for at in copies_of[k]])  # noqa: SIM118
-        bulk.set_held("outbox", outbox.pending, {})
-        row, listed = total(bulk.judge_publish("outbox", TOPIC, outbox))
-        bulk.close()
-    look = PublishLook(outbox, published)
-    whole = AuditRow(hop="publish", arm="outbox", effect="publication")
-    expected, in_memory = total([judge_publish(whole, TOPIC, ids, (look, look), truncated=False)])
-    assert row == expected
-    assert listed == in_memory
+@given(
+    records(),
+    st.dictionaries(few, st.sampled_from([VALUE, ANOTHER]), max_size=9),
+    st.sets(few, max_size=2),
+    st.sampled_from([None, "r"]),
+    st.booleans(),
+)
+def test_whatever_was_published_the_row_is_that_of_the_checkers_in_memory(
+    copies: list[Copy], promises: dict[int, bytes], pending: set[int], run: str | None, truncated: bool
+) -> None:  # fmt: skip
+    intents, outbox = Intents(), Outbox({key(number) for number in pending})
+    for number, value in promises.items():
+        intents.add_promise(key(number), f"k{number}", promise(digest(ORDERS.type, value), "r"))
+    published = Published(run, intents.promised)
+    second = PublishLook(outbox, Published())
+    with opened(run) as bulk:
+        bulk.take_intents(TOPIC, intents)
+        for copy in copies:
+            published.take(copy)
+            if copy.key is not copy.at or run in (None, copy.run):
+                bulk.take_record(copy)
+        bulk.drop_records_of_others([TOPIC, OTHER_TOPIC])
+        cases = publish_cases(bulk, "outbox", TOPIC, [TOPIC, OTHER_TOPIC], outbox, second, truncated=truncated)
+        row = AuditRow(hop="publish", arm="outbox", effect="publication")
+        looks = (PublishLook(outbox, published), second)
+        same(cases, judge_publish(row, TOPIC, intents.promised.keys(), looks, truncated=truncated))
+
+
+Outcomes = st.lists(st.sampled_from(["acknowledged", "refused", "unknown", "", "call"]), min_size=1, max_size=4)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.dictionaries(st.text(min_size=1, max_size=3), Outcomes, max_size=9),
+    st.lists(st.tuples(st.text(min_size=1, max_size=3), st.sampled_from(["r", "other"])), max_size=9),
+    st.booleans(),
+)
+def test_whatever_clients_were_told_the_row_is_that_of_the_checkers_in_memory(
+    told: dict[str, list[str]], made: list[tuple[str, str]], whole: bool
+) -> None:  # fmt: skip
+    answers, intents, runs = Answers(), Intents(), {facts(("r",))} if whole else set[bytes]()
+    names = list(told) + [name for name, _ in made[:4]]
+    for number, (name, run) in enumerate([*made, *((name, "r") for name in names[::2])]):
+        intents.add(key(number), name, b"", run)
+    with opened() as bulk:
+        for name, outcomes in told.items():
+            for outcome in outcomes:
+                if outcome in ("", "call"):
+                    answers.called(name)
+                    bulk.take_call(TOPIC, name)
+                else:
+                    answers.answered(name, outcome)  # type: ignore[arg-type]
+                    bulk.take_answer(TOPIC, name, outcome)  # type: ignore[arg-type]
+        bulk.take_call(OTHER_TOPIC, "of another topic")
+        bulk.take_intents(TOPIC, intents)
+        cases = accept_cases(bulk, OUTBOX, TOPIC, runs)
+        row = AuditRow(hop="accept", arm="outbox", effect="intent")
+        same(cases, judge_accept(row, answers, intents, without_a_line(answers, intents, runs)))
+        uncalled = [name for name in intents.by_key.keys() if name not in answers.keys()]  # noqa: SIM118  # no dict
+        assert bulk.uncalled(TOPIC) == sum(len(intents.by_key[name]) for name in uncalled)
+        again = bulk.answers(TOPIC, list(told))
+        assert {name: again.outcome(name) for name in again.keys()} == {n: answers.outcome(n) for n in told}  # noqa: SIM118
+
+
+@settings(deadline=None, max_examples=25)
+@given(records(), st.lists(st.tuples(st.sampled_from([TOPIC, "out"]), st.integers(0, 12)), max_size=12))
+def test_an_output_is_of_the_record_that_it_came_from(copies: list[Copy], origins: list[tuple[str, int]]) -> None:
+    published, places = Published(), [Coordinates(topic, 0, offset) for topic, offset in origins]
+    arm = ConsumerArm("tried", "", {"output": frozenset({"no_loss"})}, per_record=True)
+    with opened() as bulk:
+        for copy in copies:
+            published.take(copy)
+            bulk.take_record(copy)
+        of = published.places()
+        bulk.take_outputs(places, [TOPIC, OTHER_TOPIC])
+        holdings = Holdings({(TOPIC, 0): 6, (OTHER_TOPIC, 0): 6})
+        bulk.set_committed(holdings.committed, {})
+
+        async def again(messages: Set[Key]) -> tuple[Holdings, Sequence[Application]]:
+            return holdings, bulk.applications(messages)
+
+        cases = asyncio.run(
+            process_cases(bulk, arm, "output", [TOPIC, OTHER_TOPIC], holdings, Lives({}), again)
+        )  # fmt: skip
+        found = [Application(of.get(at, at), True, at, "", b"") for at in places]
+        look = ProcessLook(holdings, taken(arm, "output", Known(published, {}), found))
+        row = AuditRow(hop="process", arm="tried", effect="output")
+        same(cases, judge_process(row, arm, published, (look, look), seem_lost("output", arm, published, look)))
+
+
+@pytest.mark.parametrize("run", [None, "r"])
+def test_of_one_run_only_what_it_knows_is_kept(run: str | None) -> None:
+    mine, strange, promised = key(1), key(2), key(3)
+    with opened(run) as bulk:
+        intents = Intents()
+        intents.add(promised, "k", b"", "r")
+        bulk.take_intents(TOPIC, intents)
+        for offset, (message, of) in enumerate([(mine, "r"), (strange, "other"), (promised, "other")]):
+            bulk.take_record(Copy(message, Coordinates(TOPIC, 0, offset), of, b"", (), False))
+        bulk.drop_records_of_others([TOPIC])
+        for message in (mine, strange, promised):
+            bulk.take_application(Application(message, run is None, Coordinates(TOPIC, 0, 0), "", b""))
+        bulk.drop_applications_of_others([TOPIC])
+        left = {one.key for one in bulk.applications([mine, strange, promised])}
+    assert left == ({mine, strange, promised} if run is None else {mine, promised})
+
+
+def test_a_promise_that_is_not_kept_is_not_plain() -> None:
+    kept = promise(digest(ORDERS.type, VALUE), "r")
+    assert not against_promise(kept, of_record(VALUE, ORDERS.type, "r"))
+    assert against_promise(kept, of_record(VALUE, ORDERS.type, "other")) == "run"
+    assert UUID(int=1).bytes == key(1)

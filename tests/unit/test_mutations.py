@@ -5,8 +5,11 @@ audit must come to that message, in that state, with words that say what was don
 turn, and a mutation must go unnoticed: no checker is there for nothing.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import closing
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
@@ -15,11 +18,12 @@ import pytest
 
 from services.auditor import applications as reading
 from services.auditor import facts, history, judge
-from services.auditor.applications import Known, wrong
+from services.auditor.applications import Known, taken, wrong
+from services.auditor.bulk import Bulk
 from services.auditor.facts import owners
 from services.auditor.history import (
     Answers,
-    Applied,
+    Copy,
     Holdings,
     Intents,
     Key,
@@ -29,16 +33,19 @@ from services.auditor.history import (
     ProcessLook,
     Published,
     PublishLook,
+    copy_of,
 )
 from services.auditor.journal import Journal, Said
 from services.auditor.judge import Judgement, judge_accept, judge_process, judge_publish, seem_lost, without_a_line
+from services.auditor.sifting import Lives, accept_cases, process_cases, publish_cases
 from services.auditor.stores import Application, Seen
 from services.auditor.why import Case, why
-from services.domain.arms import ConsumerArm
+from services.domain.arms import PUBLISHER_ARMS, ConsumerArm
 from services.domain.audit import AuditRow
 from services.domain.messages import ORDERS, Coordinates, digest, record_headers
 from services.stack.nemesis import Fault
 
+RUNS = {facts.facts(("mine",))}
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 RUN, OTHER_RUN = "mine", "another"
 ARM = ConsumerArm("at_least_once", "", {effect: frozenset({"no_loss"}) for effect in ("record", "charge", "email")})
@@ -114,6 +121,33 @@ class Books:
         self.letters.add(number)
         self.logged_letters.add(number)
 
+    def copies(self) -> Iterator[Copy]:
+        """The records, as they lie on the topic."""
+        for offset, order in self.records:
+            extra = [("lab-effects", "record,charge,email"), ("lab-run", order.run)]
+            headers = record_headers(message_id=id_of(order.number), kind=ORDERS, time=NOW, extra=extra)
+            yield copy_of(at(offset), headers, order.value)
+
+    def lives(self) -> dict[str, str]:
+        """Whose process each life is of."""
+        return owners((row.life, arm, 1) for (arm, _), rows in self.effects.items() for row in rows)
+
+    def holdings(self) -> Holdings:
+        """What the arm holds."""
+        return Holdings(
+            {(ORDERS.topic, 0): self.committed},
+            Letters({at(n): Letter("parked", "refused") for n in self.letters}),
+            vanished={at(n) for n in self.logged_letters - self.letters},
+        )
+
+    def judged(self) -> Iterator[tuple[ConsumerArm, str, list[Application]]]:
+        """The effects that are looked at, and their rows."""
+        for (name, effect), rows in self.effects.items():
+            if name == ARM.name or effect == "charge":
+                arm = ARM if name == ARM.name else OTHER_ARM
+                found = (Application(id_of(r.number).bytes, True, at(r.number), r.life, r.facts(effect)) for r in rows)
+                yield arm, effect, list(found)
+
 
 class Finding(NamedTuple):
     """What the audit says of one message."""
@@ -125,7 +159,7 @@ class Finding(NamedTuple):
 
 
 def audit(books: Books) -> Iterator[Finding]:
-    """The checkers over the books, as an audit calls them."""
+    """The checkers over the books, in memory."""
     answers, intents = Answers(), Intents()
     for outcome, key in books.lines:
         answers.called(key)
@@ -133,45 +167,54 @@ def audit(books: Books) -> Iterator[Finding]:
     for order, key in books.intents:
         intents.add(id_of(order.number).bytes, key, digest(ORDERS.type, order.value), order.run)
     row = AuditRow(hop="accept", arm="outbox", effect="intent")
-    runs = {facts.facts((RUN,))}
-    yield from found(judge_accept(row, answers, intents, without_a_line(answers, intents, runs)), {})
+    yield from found(judge_accept(row, answers, intents, without_a_line(answers, intents, RUNS)), {})
     published = Published(RUN, intents.promised)
-    for offset, order in books.records:
-        extra = [("lab-effects", "record,charge,email"), ("lab-run", order.run)]
-        headers = record_headers(message_id=id_of(order.number), kind=ORDERS, time=NOW, extra=extra)
-        published.add(at(offset), headers, order.value)
+    for copy in books.copies():
+        published.take(copy)
     look = PublishLook(Outbox({id_of(n).bytes for n in books.outbox}), published)
     row = AuditRow(hop="publish", arm="outbox", effect="publication")
     ids = intents.promised.keys()
     yield from found(judge_publish(row, ORDERS.topic, ids, (look, look), truncated=False), {})
-    every = [(r.life, arm, 1) for (arm, _), rows in books.effects.items() for r in rows]
-    known = Known(published, (), owners(every))
-    holdings = Holdings(
-        {(ORDERS.topic, 0): books.committed},
-        Letters({at(n): Letter("parked", "refused") for n in books.letters}),
-        vanished={at(n) for n in books.logged_letters - books.letters},
-    )
-    for (arm_name, effect), rows in books.effects.items():
-        if arm_name == ARM.name or effect == "charge":
-            yield from process(ARM if arm_name == ARM.name else OTHER_ARM, effect, rows, known, holdings)
+    known, holdings = Known(published, books.lives()), books.holdings()
+    for arm, effect, rows in books.judged():
+        applied = taken(arm, effect, known, rows)
+        look_at = ProcessLook(holdings, applied)
+        suspects = seem_lost(effect, arm, published, look_at)
+        row = AuditRow(hop="process", arm=arm.name, effect=effect)
+        copies = published.copies
+        reasons = {key: judge.letter_vanished(holdings, copies[key]) for key in copies.keys()}  # noqa: SIM118  # no dict
+        yield from found(judge_process(row, arm, published, (look_at, look_at), suspects), reasons)
 
 
-def process(
-    arm: ConsumerArm, effect: str, rows: Sequence[Row], known: Known, holdings: Holdings
-) -> Iterator[Finding]:  # fmt: skip
-    applied = Applied({}, {}, {})
-    for r in rows:
-        one = Application(id_of(r.number).bytes, True, at(r.number), r.life, r.facts(effect))
-        if what := reading.wrong(arm.name, effect, known, one):
-            applied.wrong[one.key] = what
-        else:
-            applied.of[one.key] = applied.of.get(one.key, 0) + 1
-    look = ProcessLook(holdings, applied)
-    suspects = seem_lost(effect, arm, known.published, look)
-    row = AuditRow(hop="process", arm=arm.name, effect=effect)
-    copies = known.published.copies
-    reasons = {key: judge.letter_vanished(holdings, copies[key]) for key in copies.keys()}  # noqa: SIM118  # no dict
-    yield from found(judge_process(row, arm, known.published, (look, look), suspects), reasons)
+def audit_on_disk(books: Books, file: Path) -> Iterator[Finding]:
+    """The same as `lab audit` does it: what is plain is put aside first."""
+    with closing(Bulk(file, RUN)) as bulk:
+        for outcome, name in books.lines:
+            bulk.take_call(ORDERS.topic, name)
+            bulk.take_answer(ORDERS.topic, name, outcome)  # type: ignore[arg-type]
+        for order, name in books.intents:
+            one = Intents()
+            one.add(id_of(order.number).bytes, name, digest(ORDERS.type, order.value), order.run)
+            bulk.take_intents(ORDERS.topic, one)
+        for copy in books.copies():
+            bulk.take_record(copy)
+        bulk.drop_records_of_others([ORDERS.topic])
+        cases = accept_cases(bulk, PUBLISHER_ARMS["outbox"], ORDERS.topic, RUNS)
+        outbox, lives, holdings = Outbox({id_of(n).bytes for n in books.outbox}), Lives(books.lives()), books.holdings()
+        second = PublishLook(outbox, Published())
+        cases += publish_cases(bulk, "outbox", ORDERS.topic, [ORDERS.topic], outbox, second, truncated=False)
+        bulk.set_committed(holdings.committed, {})
+
+        async def again(messages: Set[Key]) -> tuple[Holdings, Sequence[Application]]:
+            return holdings, bulk.applications(messages)
+
+        for arm, effect, rows in books.judged():
+            bulk.begin_effect()
+            for one_row in rows:
+                bulk.take_application(one_row)
+            cases += asyncio.run(process_cases(bulk, arm, effect, [ORDERS.topic], holdings, lives, again))
+    for case in cases:
+        yield from found(case.judgement, {key: case.describe(key)["reason"] or "" for key in case.judgement.applied})
 
 
 def found(judgement: Judgement[Any], reasons: Mapping[Key, str]) -> Iterator[Finding]:
@@ -335,18 +378,22 @@ def is_found(mutation: Mutation) -> bool:
     return any(f[:3] == (place, state, str(about)) and words in f.words for f in audit(books))
 
 
-def test_books_in_which_all_is_well_have_nothing_to_say() -> None:
+def test_books_in_which_all_is_well_have_nothing_to_say(tmp_path: Path) -> None:
     assert list(audit(Books())) == []
+    assert list(audit_on_disk(Books(), tmp_path / "taken.duckdb")) == []
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
-def test_every_mutation_is_found_and_named(mutation: Mutation) -> None:
+def test_every_mutation_is_found_and_named(mutation: Mutation, tmp_path: Path) -> None:
     books = Books()
     mutation.change(books)
     place, state, about, words = mutation.finding
-    named = [f for f in audit(books) if f[:3] == (place, state, str(about))]
-    assert named, list(audit(books))
-    assert words in named[0].words
+    in_memory, on_disk = list(audit(books)), list(audit_on_disk(books, tmp_path / "taken.duckdb"))
+    assert sorted(f[:3] for f in in_memory) == sorted(f[:3] for f in on_disk)
+    for everything in (in_memory, on_disk):
+        named = [f for f in everything if f[:3] == (place, state, str(about))]
+        assert named, everything
+        assert words in named[0].words
 
 
 def test_a_message_that_waits_is_no_mutation() -> None:
@@ -419,7 +466,7 @@ def test_a_life_belongs_to_the_arm_for_which_it_did_most() -> None:
 def test_wrong_says_nothing_of_a_message_that_no_record_asked_for() -> None:
     ghost_row = Row(GHOST)
     one = Application(id_of(GHOST).bytes, True, at(0), "l", ghost_row.facts("charge"))
-    assert wrong("a", "charge", Known(Published(), (), {}), one) == ""
+    assert wrong("a", "charge", Known(Published(), {}), one) == ""
 
 
 def test_a_commit_that_nobody_lived_to_write_down_is_told_by_where_the_next_life_began() -> None:
