@@ -92,7 +92,7 @@ def write_configuration(home: Home, names: Collection[str], replicas: Mapping[st
 
 # Its heap is one fixed size from the first minutes on, and collected when that is full, not when it has doubled: what
 # it keeps of the last hours grows within that. Many times what a lab with everything needs (go_memstats_*).
-ENVIRONMENT: Final = {"GOGC": "off", "GOMEMLIMIT": "256MiB"}
+ENVIRONMENT: Final = {"GOGC": "off", "GOMEMLIMIT": "128MiB"}
 
 
 def command(home: Home) -> list[str]:
