@@ -35,15 +35,14 @@ def _lines() -> Iterator[str]:
     yield "| alert | severity | holds for, demo | production | median delay | measured |"
     yield "| --- | --- | --- | --- | --- | --- |"
     production, results = list(rules.alerts(PRODUCTION)), measured()
-    for name in DRILLS:
-        demo = [alert for alert in rules.alerts(DEMO) if alert.name == name]
-        severity = " or ".join(dict.fromkeys(alert.severity for alert in demo))
-        later = next(alert.hold for alert in production if alert.name == name)
+    for name, drill in DRILLS.items():
+        demo = [alert for alert in rules.alerts(DEMO) if (alert.name, alert.severity) == (drill.alert, drill.severity)]
+        later = next(alert.hold for alert in production if alert.name == drill.alert)
         rounds = results.get(name, [])
         median = f"{median_s(rounds):.1f} s" if rounds else "not measured"
         seen = ", ".join(f"{one.delay_s:.1f}" for one in rounds)
-        book = f"[{name}](../dashboards/runbooks/{name}.md)"
-        yield f"| {book} | {severity} | {demo[0].hold} | {later} | {median} | {seen} |"
+        book = f"[{drill.alert}](../dashboards/runbooks/{drill.alert}.md)"
+        yield f"| {book} | {drill.severity} | {demo[0].hold} | {later} | {median} | {seen} |"
     yield ""
     yield "## How each was made to fire"
     yield ""

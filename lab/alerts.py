@@ -59,7 +59,7 @@ def drill(
         try:
             for one, left in todo(alerts or (), results):
                 if not ground.can(one):
-                    say(f"{one.alert}: needs `lab up --faults --publishers outbox,{','.join(one.publishers)}`")
+                    say(f"{one.name}: needs `lab up --faults --publishers outbox,{','.join(one.publishers)}`")
                     continue
                 for _ in range(left):
                     if time.monotonic() > ends:
@@ -67,12 +67,12 @@ def drill(
                     try:
                         found = ground.play(one)
                     except NotFired as error:
-                        say(f"{one.alert}: {error}")
-                        bad.append(one.alert)
+                        say(f"{one.name}: {error}")
+                        bad.append(one.name)
                         break
-                    results.setdefault(one.alert, []).append(found)
+                    results.setdefault(one.name, []).append(found)
                     keep(results)
-                    say(f"{one.alert}: {found.delay_s:.1f} s after {found.fault} ({found.severity}): {found.summary}")
+                    say(f"{one.name}: {found.delay_s:.1f} s after {found.fault} ({found.severity}): {found.summary}")
         finally:
             sent.stop()
     if as_json:

@@ -1,5 +1,6 @@
-"""`lab fault list | arm | clear | history | inject`."""
+"""`lab fault list | arm | clear | history | inject | tamper`."""
 
+import asyncio
 import secrets
 import sys
 import time
@@ -15,8 +16,13 @@ from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, 
 from lab.stack import Json
 from loadtest.data_faults import MAX_COUNT, TOPICS, InjectionError
 from loadtest.data_faults import inject as put
+from loadtest.tampering import EFFECTS as TAMPERED
+from loadtest.tampering import MAX_COUNT as TAMPERED_AT_MOST
+from loadtest.tampering import TamperingError, tamper
+from services.domain.arms import CONSUMER_ARMS
 from services.failpoints.grammar import FailpointError, check_name, parse
-from services.failpoints.names import DATA_FAULTS, FAILPOINTS, Failpoint
+from services.failpoints.names import DATA_FAULTS, FAILPOINTS, TAMPERINGS, Failpoint
+from services.settings import read_settings
 from services.stack import client
 from services.stack.faults import NotAllowed
 from services.stack.nemesis import Fault, read_faults
@@ -179,3 +185,37 @@ def inject(
         say(f"{kind}: {topic}/{record.partition}/{record.offset} {record.message_id or 'no message id'}")
     more = f", {len(injected) - _EXAMPLES} more in {place.injected_log}" if len(injected) > _EXAMPLES else ""
     say(f"injected {len(injected)} (seed {seed}){more}")
+
+
+@app.command("tamper")
+def tamper_with(
+    kind: Annotated[str, typer.Argument(help=f"{', '.join(TAMPERINGS)}.")],
+    arm: Annotated[str, typer.Argument(help="The consumer arm to whose effects it is done.")],
+    effect: Annotated[str, typer.Option(help=f"{', '.join(TAMPERED)}.")] = "charge",
+    count: Annotated[int, typer.Option(help="To how many, the newest.", min=1, max=TAMPERED_AT_MOST)] = 1,
+    as_json: Json = False,
+) -> None:
+    """Change an arm's applied effects behind everybody's back, to see the auditor find it. Nothing undoes it."""
+    if kind not in TAMPERINGS:
+        fail(Exit.USAGE, f"unknown tampering {kind!r}; the kinds are {', '.join(TAMPERINGS)}")
+    if arm not in CONSUMER_ARMS:
+        fail(Exit.USAGE, f"unknown consumer arm {arm!r}; the arms are {', '.join(CONSUMER_ARMS)}")
+    if effect not in TAMPERED or effect not in CONSUMER_ARMS[arm].effects:
+        have = [one for one in TAMPERED if one in CONSUMER_ARMS[arm].effects]
+        fail(Exit.USAGE, f"unknown effect {effect!r}; those of {arm} that can be tampered with are {', '.join(have)}")
+    place = home()
+    with errors_as_sentences():
+        if not client.failpoints(place)["allowed"]:
+            fail(Exit.USAGE, str(NotAllowed()))
+        settings = read_settings({**place.addresses(), "LAB_HOME": str(place.path)})
+        try:
+            done = asyncio.run(tamper(settings, kind, CONSUMER_ARMS[arm], effect, count))
+        except TamperingError as error:
+            fail(Exit.FAILED, str(error))
+        client.note_data(place, kind, f"{arm}/{effect}", len(done))
+    if as_json:
+        answer_json({"kind": kind, "arm": arm, "effect": effect, "message_ids": done})
+        return
+    for message_id in done[:_EXAMPLES]:
+        say(f"{kind}: {effect} of {arm} {message_id}; its life: `lab explain {message_id}`")
+    say(f"{TAMPERINGS[kind]} ({len(done)}); `lab audit` names it")

@@ -10,7 +10,7 @@ from typing import Final
 from services.domain import failure_policy as policy
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
 from services.domain.circuit import FIRST_PAUSE_S, LONGEST_PAUSE_S, OPEN_AFTER
-from services.failpoints.names import DATA_FAULTS, ERRORS, FAILPOINTS
+from services.failpoints.names import DATA_FAULTS, ERRORS, FAILPOINTS, TAMPERINGS
 from services.settings import Settings
 from services.stack.parts import PARTS, SUPERVISOR_PORT
 from services.telemetry.catalogue import EVENTS
@@ -39,6 +39,7 @@ def _sections() -> Iterator[str]:
     yield from section("Actions of a failpoint", ("action", "what a pass does"), _actions())
     yield from section("Errors at failpoints", ("where", "kinds", "what `error:KIND` does"), _errors())
     yield from section("Data faults", ("kind", "what `lab fault inject` puts onto a topic"), _data_faults())
+    yield from section("Tampering", ("kind", "what `lab fault tamper` does to an arm's effect"), _tamperings())
     yield from section("Processes and ports", ("process", "what it is", "port", "admin", "memory bound"), _parts())
     yield from section("Settings", ("variable", "default"), _settings())
     yield ""
@@ -160,6 +161,11 @@ def _actions() -> Iterator[tuple[str, ...]]:
 
 def _data_faults() -> Iterator[tuple[str, ...]]:
     for kind, gloss in DATA_FAULTS.items():
+        yield f"`{kind}`", gloss
+
+
+def _tamperings() -> Iterator[tuple[str, ...]]:
+    for kind, gloss in TAMPERINGS.items():
         yield f"`{kind}`", gloss
 
 

@@ -41,10 +41,16 @@ class Drill(msgspec.Struct, frozen=True, kw_only=True):
     within_s: float = 60.0  # how long is waited for the page
     publishers: tuple[str, ...] = ()  # besides the default one
     severity: Literal["page", "info"] = "page"
+    of_a_promise: bool = False  # an alert that is information elsewhere
+
+    @property
+    def name(self) -> str:
+        """How it is asked for."""
+        return f"{self.alert}/{self.severity}" if self.of_a_promise else self.alert
 
 
 DRILLS: Final = {
-    drill.alert: drill
+    drill.name: drill
     for drill in (
         Drill(alert="Watchdog", strike=(), severity="info"),
         Drill(
@@ -60,6 +66,18 @@ DRILLS: Final = {
             undo=("lab fault clear",),
             rounds=ROUNDS,
             severity="info",
+        ),
+        Drill(
+            alert="EventsLost",
+            strike=("lab fault tamper remove effectively_once --effect record",),
+            rounds=ROUNDS,
+            of_a_promise=True,
+        ),
+        Drill(
+            alert="EffectDuplicated",
+            strike=("lab fault tamper repeat effectively_once --effect charge",),
+            rounds=ROUNDS,
+            of_a_promise=True,
         ),
         Drill(alert="DeadLetterInflow", strike=("lab fault inject poison --count 8",), rounds=ROUNDS),
         Drill(
@@ -117,6 +135,11 @@ DRILLS: Final = {
             severity="info",
         ),
         Drill(
+            alert="UnexpectedEffect",
+            strike=("lab fault tamper invent effectively_once --effect email",),
+            of_a_promise=True,
+        ),
+        Drill(
             alert="SlotHoldingWal",
             strike=("lab kill cdc --hold",),
             undo=("lab restart cdc",),
@@ -142,7 +165,7 @@ class NotFired(Exception):
 
 
 def measured(file: Path = FILE) -> dict[str, list[Measured]]:
-    """What is written down, by alert."""
+    """What is written down, by drill."""
     return msgspec.json.decode(file.read_bytes(), type=dict[str, list[Measured]]) if file.exists() else {}
 
 
@@ -218,7 +241,8 @@ class Range:
         found = [
             page
             for page in self.pages()
-            if page["name"] == drill.alert and page["status"] == "firing" and page["started"] >= began - 1
+            if (page["name"], page["severity"], page["status"]) == (drill.alert, drill.severity, "firing")
+            and page["started"] >= began - 1
         ]
         return found[-1] if found else None  # the first that came
 

@@ -215,3 +215,10 @@ DATA_FAULTS: Final = {
     "duplicate": "an exact copy of an earlier record",
     "older_than_window": "a valid event whose message id is older than any dedup window",
 }
+
+# What can be done to an arm's applied effects behind everybody's back: `lab fault tamper KIND ARM`.
+TAMPERINGS: Final = {
+    "remove": "the effect of a message is taken out of its store: lost",
+    "repeat": "the effect of a message is written again: duplicated",
+    "invent": "an effect is written for a message that no record asked for: unexpected",
+}

@@ -79,5 +79,5 @@ def clear(home: Home, failpoint: str | None = None) -> dict[str, Any]:
 
 
 def note_data(home: Home, kind: str, topic: str, count: int, *, by: By = "cli") -> dict[str, Any]:
-    """Have the nemesis log say that records of a data fault were put onto a topic."""
+    """Have the nemesis log say that records of a data fault were put onto a topic, or effects tampered with."""
     return call(home, "POST", "/faults/data", {"kind": kind, "topic": topic, "count": count, "by": by})

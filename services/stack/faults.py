@@ -11,7 +11,7 @@ from aiohttp import web
 
 from services.failpoints.client import LONG_POLL_S
 from services.failpoints.grammar import Armed, FailpointError, check_name, parse
-from services.failpoints.names import DATA_FAULTS
+from services.failpoints.names import DATA_FAULTS, TAMPERINGS
 from services.failpoints.registry import Decision, Key
 from services.stack.guard import json_response
 from services.stack.nemesis import By
@@ -104,13 +104,17 @@ class Faults:
         return json_response({"cleared": cleared, "known_to": await self._spread()})
 
     async def data(self, request: web.Request) -> web.Response:
-        """Write down what somebody put onto a topic: `{"kind": "poison", "topic": "orders.v1", "count": 1}`."""
+        """Write down what somebody put onto a topic: `{"kind": "poison", "topic": "orders.v1", "count": 1}`; or what
+        was done to the effects of an arm, whose place stands for a topic: `at_least_once/charge`.
+        """
         self._check_allowed()
         body = msgspec.json.decode(await request.read(), type=_Data)
-        if body.kind not in DATA_FAULTS:
-            raise FailpointError(f"unknown data fault {body.kind!r}; the kinds are {', '.join(DATA_FAULTS)}")
+        kinds = [*DATA_FAULTS, *TAMPERINGS]
+        if body.kind not in kinds:
+            raise FailpointError(f"unknown data fault {body.kind!r}; the kinds are {', '.join(kinds)}")
         details = {"kind": body.kind, "count": body.count}
-        fault = self._nemesis.begin("data", body.topic, body.by, ended=time.time(), **details)
+        name = "tamper" if body.kind in TAMPERINGS else "data"
+        fault = self._nemesis.begin(name, body.topic, body.by, ended=time.time(), **details)
         return json_response({"fault": fault})
 
     async def armed(self, request: web.Request) -> web.Response:

@@ -18,6 +18,7 @@ import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
+from loadtest.tampering import TamperingError, tamper
 from services.auditor.audit import Unreachable, audit
 from services.broker.reader import TopicReader, bounds
 from services.broker.topics import Topic, topics_of
@@ -28,7 +29,7 @@ from services.domain.messages import KINDS, ORDERS, Coordinates, Kind, digest, m
 from services.domain.verdict import Chances, Terms, judge_run
 from services.settings import Settings
 from services.storage.postgres import connect
-from tests.waiting import answered
+from tests.waiting import answered, until
 
 SCHEMA = Path(__file__).parents[2] / "services" / "payments" / "schema"
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -737,3 +738,50 @@ def read(settings: Settings, topic: str, starts: dict[tuple[str, int], int], end
     finally:
         reader.close()
     return found
+
+
+LOST, TWICE, GHOST = {"lost": 1}, {"duplicated": 1, "extra_applications": 1}, {"unexpected": 1}
+
+
+@pytest.mark.parametrize(
+    ("kind", "effect", "found"),
+    [
+        *(("remove", effect, LOST) for effect in EFFECTS),
+        *(("repeat", effect, TWICE) for effect in EFFECTS),
+        ("invent", "record", GHOST),  # the provider knows no runs: a call for nobody is of none
+    ],
+)
+async def test_tampering_is_found_and_the_message_named(
+    world: World, kind: str, effect: str, found: dict[str, int]
+) -> None:  # fmt: skip
+    (victim,) = await tampered(world, kind, effect)
+    document = await world.audit()
+    judged = row(document, "process", effect)
+    names = ("lost", "duplicated", "extra_applications", "unexpected")
+    assert {name: count for name in names if (count := getattr(judged, name))} == found
+    (named,) = evidence(document)
+    assert (named.effect, named.message_id) == (effect, victim)
+
+
+async def tampered(world: World, kind: str, effect: str) -> list[str]:
+    """Done as soon as the effects are old enough."""
+
+    async def old_enough() -> list[str] | None:
+        try:
+            return await tamper(world.settings, kind, world.arm, effect, 1)
+        except TamperingError as error:
+            if "has applied no" not in str(error):
+                raise
+            return None
+
+    return await until(old_enough, "effects older than two seconds")
+
+
+async def test_what_an_arms_unique_constraint_refuses_is_not_done(world: World) -> None:
+    await tampered(world, "repeat", "charge")  # everything is old enough
+    await world.payments("CREATE UNIQUE INDEX records_once ON {schema}.records (message_id)")
+    with pytest.raises(TamperingError, match="records_once"):
+        await tamper(world.settings, "repeat", world.arm, "record", 3)
+    await world.payments("DELETE FROM {schema}.records")
+    with pytest.raises(TamperingError, match="has applied no record"):
+        await tamper(world.settings, "remove", world.arm, "record", 1)

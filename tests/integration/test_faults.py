@@ -66,7 +66,13 @@ def test_without_faults_nothing_can_be_armed_cleared_or_injected(calm: Lab, chan
 
 
 @pytest.mark.parametrize(
-    "words", ["fault arm publish.after_fetch kill", "fault clear publish.after_fetch", "fault inject poison"]
+    "words",
+    [
+        "fault arm publish.after_fetch kill",
+        "fault clear publish.after_fetch",
+        "fault inject poison",
+        "fault tamper remove effectively_once",
+    ],
 )
 def test_the_command_line_of_a_lab_without_faults_says_so(calm: Lab, words: str) -> None:
     calm.cli(*words.split(), exits=2)
