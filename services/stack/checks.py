@@ -14,7 +14,7 @@ import psutil
 from services.stack import jars, kafka, postgres, zipkin
 from services.stack.debian import PACKAGES
 from services.stack.home import Home
-from services.stack.parts import PARTS, SUPERVISOR_PORT
+from services.stack.parts import PARTS, SUPERVISOR_PORT, find
 
 FREE_DISK_MB: Final = 2_000  # two WALs, topics at their demo size, logs
 CACHE_MB: Final = 400  # what is downloaded once, besides Python's packages
@@ -24,7 +24,7 @@ FREE_MEMORY_MB: Final = 3_000
 def ports(home: Home, names: Collection[str] = tuple(PARTS)) -> dict[int, str]:
     """Every port that a lab of the parts `names` will listen on, and for what."""
     wanted = {home.port(SUPERVISOR_PORT): "supervisor"}
-    for part in (PARTS[name] for name in names):
+    for part in (find(name)[0] for name in names):
         for offset in (part.port, part.second_port):
             if offset:
                 wanted[home.port(offset)] = part.name

@@ -14,7 +14,7 @@ from typing import Any, Final
 import psutil
 
 from services.failpoints.grammar import Armed, FailpointError, parse_all
-from services.stack import alertmanager, aot, jars, kafka, postgres, prometheus, zipkin
+from services.stack import alertmanager, aot, grafana, jars, kafka, postgres, prometheus, zipkin
 from services.stack.checks import problems
 from services.stack.client import NotUp, Refused, call, status
 from services.stack.debian import ALERTMANAGER, PACKAGES
@@ -96,16 +96,21 @@ def _start(
     if home.hosts:
         raise StackError("the supervisor of this lab does not run: `docker compose up --wait` starts its container")
     _sweep(home, say)
-    if found := problems(home, wanted):
+    guests = ("grafana",) if grafana.find() is not None else ()
+    if found := problems(home, [*wanted, *guests]):
         raise StackError("\n".join(found))
     install(say)
     _initialise(home, wanted, say)
     prometheus.write_configuration(home, wanted)
     alertmanager.write_configuration(home)
+    if guests:
+        grafana.write_configuration(home)
     reader, writer = os.pipe()
     with os.fdopen(reader), os.fdopen(writer, "wb", buffering=0) as leash:
         try:
-            _spawn_supervisor(home, reader, wanted, faults=faults, seed=seed, only=only, settings=settings)
+            _spawn_supervisor(
+                home, reader, wanted, guests=guests, faults=faults, seed=seed, only=only, settings=settings
+            )  # fmt: skip
             yield
             leash.write(b"up")
         except BaseException as error:
@@ -117,8 +122,8 @@ def _start(
 
 
 def _spawn_supervisor(
-    home: Home, leash: int, wanted: list[str], *, faults: bool, seed: int, only: tuple[str, ...],
-    settings: Mapping[str, str],
+    home: Home, leash: int, wanted: list[str], *, guests: tuple[str, ...], faults: bool, seed: int,
+    only: tuple[str, ...], settings: Mapping[str, str],
 ) -> None:  # fmt: skip
     environment = {
         **os.environ,
@@ -129,6 +134,7 @@ def _spawn_supervisor(
         "LAB_FAULTS": "1" if faults else "0",
         "LAB_SEED": str(seed),
         "LAB_ONLY": ",".join(only),
+        "LAB_GUESTS": ",".join(guests),
         "LAB_PUBLISHERS": ",".join(sorted({PARTS[name].publisher for name in wanted} - {""})),
         "LAB_CONSUMERS": ",".join(sorted({PARTS[name].consumer for name in wanted} - {""})),
         "LAB_LEASH": str(leash),

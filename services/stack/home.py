@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from services.stack.errors import StackError
-from services.stack.parts import PARTS, SUPERVISOR_PORT, Part
+from services.stack.parts import GUESTS, PARTS, SUPERVISOR_PORT, Part
 
 SUPERVISOR = "services.stack.supervisor"
 # LAB_HOSTS=compose: each part answers in the container of its name. Kafka tells a client where to go on to, and has a
@@ -176,7 +176,8 @@ class Home(msgspec.Struct, frozen=True):
 
     def urls(self) -> dict[str, str]:
         """What a person or a client may open."""
-        return {name: self.http_url(part) for name, part in PARTS.items() if part.port and _speaks_http(part)}
+        table = {**PARTS, **GUESTS}
+        return {name: self.http_url(part) for name, part in table.items() if part.port and _speaks_http(part)}
 
     def read_state(self) -> dict[str, Any] | None:
         """What the running supervisor wrote of itself, or None; a half-written or stale file counts as none.
@@ -210,4 +211,4 @@ def _hosts(text: str) -> Mapping[str, str]:
 
 
 def _speaks_http(part: Part) -> bool:
-    return part.kind in ("service", "prometheus", "alertmanager", "zipkin")
+    return part.kind in ("service", "prometheus", "alertmanager", "zipkin", "grafana")

@@ -9,7 +9,7 @@ from typing import Final
 
 import msgspec
 
-from services.stack import alertmanager, aot, kafka, postgres, prometheus, zipkin
+from services.stack import alertmanager, aot, grafana, kafka, postgres, prometheus, zipkin
 from services.stack.home import Home
 from services.stack.jars import cache_dir
 from services.stack.own import Manifest
@@ -62,15 +62,25 @@ def launch(part: Part, replica: int, home: Home, *, faults: bool) -> Launch:
     if part.kind == "kafka":
         command = kafka.command(home.run, cache_dir() / "jars", part.memory_mb, *aot.options())
         return Launch(command, _plain_environment(), stop_timeout_s=20.0)
-    if part.kind == "prometheus":
-        return Launch(prometheus.command(home), {**_plain_environment(), **prometheus.ENVIRONMENT})
-    if part.kind == "alertmanager":
-        return Launch(alertmanager.command(home), _plain_environment())
-    if part.kind == "zipkin":
-        settings = zipkin.environment(home.bind, home.port(part.port))
-        return Launch(zipkin.command(zipkin.find() or Path("zipkin.jar")), {**_plain_environment(), **settings})
+    if (server := _server(part, home)) is not None:
+        command, settings = server
+        return Launch(command, {**_plain_environment(), **settings})
     command = [sys.executable, "-m", part.module, *part.arguments]
     return Launch(command, service_environment(part, replica, home, os.environ, faults=faults))
+
+
+def _server(part: Part, home: Home) -> tuple[list[str], Mapping[str, str]] | None:
+    """Command line and settings of a part that stores or shows telemetry; None: it is another kind of part."""
+    if part.kind == "prometheus":
+        return prometheus.command(home), prometheus.ENVIRONMENT
+    if part.kind == "alertmanager":
+        return alertmanager.command(home), {}
+    if part.kind == "zipkin":
+        settings = zipkin.environment(home.bind, home.port(part.port))
+        return zipkin.command(zipkin.find() or Path("zipkin.jar")), settings
+    if part.kind == "grafana":
+        return grafana.command(grafana.find() or Path("grafana")), grafana.environment(home)
+    return None
 
 
 def own_launch(manifest: Manifest, home: Home) -> Launch:

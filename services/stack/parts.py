@@ -8,7 +8,7 @@ import msgspec
 from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS
 from services.domain.messages import ORDERS
 
-Kind = Literal["postgres", "kafka", "prometheus", "alertmanager", "zipkin", "service", "task", "own"]
+Kind = Literal["postgres", "kafka", "prometheus", "alertmanager", "zipkin", "grafana", "service", "task", "own"]
 Dependencies = tuple[str, ...]
 
 SUPERVISOR_PORT: Final = 100  # offsets from LAB_PORT_BASE
@@ -205,7 +205,7 @@ PARTS: Final[Mapping[str, Part]] = {
 }
 
 
-# Processes that come and go while a lab runs: the gentle load (`lab scale load 1`), a consumer of the user's own.
+# Processes that a lab need not have: the gentle load (`lab scale load 1`), a Grafana that LAB_GRAFANA names.
 GUESTS: Final[dict[str, Part]] = {
     "load": Part(
         name="load",
@@ -216,6 +216,14 @@ GUESTS: Final[dict[str, Part]] = {
         admin_port=192,
         memory_mb=200,
         replicable=True,
+        optional=True,
+    ),
+    "grafana": Part(
+        name="grafana",
+        kind="grafana",
+        gloss="the boards in a Grafana of one's own",
+        port=32,
+        memory_mb=600,
         optional=True,
     ),
 }

@@ -36,7 +36,7 @@ from services.stack.probes import PostgresProbe, http_ready, kafka_ready
 from services.telemetry.logs import Log
 
 SAMPLE_EVERY_S: Final = 1.0
-_READY: Final = {"prometheus": "/-/ready", "alertmanager": "/-/ready", "zipkin": "/health"}
+_READY: Final = {"prometheus": "/-/ready", "alertmanager": "/-/ready", "zipkin": "/health", "grafana": "/api/health"}
 _FOUND: Final = {"prometheus": PROMETHEUS.find, "alertmanager": ALERTMANAGER.find, "zipkin": zipkin.find}
 
 
