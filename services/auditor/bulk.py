@@ -15,7 +15,7 @@ import msgspec
 
 from services.auditor.facts import columns
 from services.auditor.history import Answers, Copy, Intents, Key, Outcome, Published
-from services.auditor.stores import Application
+from services.auditor.stores import Application, Unreachable
 from services.broker.reader import Partition
 from services.domain.effects import EFFECTS
 from services.domain.messages import Coordinates
@@ -110,12 +110,10 @@ class Processed(NamedTuple):
 
 
 class Bulk:
-    """A DuckDB file with what was taken in by an audit of a run (None: of all)."""
+    """A DuckDB file with what an audit of a run (None: of all) takes in. Raises Unreachable where it has no room."""
 
     def __init__(self, file: Path, run: str | None = None, *, memory_mb: int = 640, threads: int = 2) -> None:
-        import duckdb  # noqa: PLC0415  # takes a quarter of a second, which processes that never judge a whole need not wait
-
-        self.database: Any = duckdb.connect(str(file))
+        self.database = _File(file)
         self.database.execute(f"SET memory_limit = '{memory_mb}MB'; SET threads = {threads}")
         self.database.execute(f"SET temp_directory = '{file}.tmp'; SET preserve_insertion_order = false")
         self.database.execute("BEGIN")  # never committed: nothing of this needs to outlive us, so nothing is flushed
@@ -381,12 +379,34 @@ class Bulk:
         return [number for number, (topic, _) in enumerate(self._logs) if topic in topics]
 
 
+class _File:
+    """The connection to a DuckDB file, which may not grow as it must: the disk is full, or the memory is."""
+
+    def __init__(self, file: Path) -> None:
+        import duckdb  # noqa: PLC0415  # takes a quarter of a second, which whoever judges no whole need not wait
+
+        self._connection: Any = duckdb.connect(str(file))
+        self._file, self._no_room = file, duckdb.OperationalError
+
+    def execute(self, query: str, parameters: Any = None) -> Any:
+        """Carry out a statement. Raises Unreachable where there is no room for it."""
+        try:
+            return self._connection.execute(query, parameters)
+        except self._no_room as error:
+            said = str(error).partition("\n")[0]
+            raise Unreachable(f"what the audit has read cannot be kept in {self._file.parent}: {said}") from error
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._connection.close()
+
+
 class _Table:
     """Rows on their way to a table, which get there some thousands at a time, as one text of JSON: taking in a list of
     Python's values costs DuckDB twice as much.
     """
 
-    def __init__(self, database: Any, name: str, columns: Mapping[str, str]) -> None:
+    def __init__(self, database: _File, name: str, columns: Mapping[str, str]) -> None:
         described = ", ".join(f"{column} {kind}" for column, kind in columns.items())
         self._make = f"CREATE OR REPLACE TABLE {name} ({described})"
         values = ", ".join(_value(number, kind) for number, kind in enumerate(columns.values(), 1))
