@@ -212,10 +212,10 @@ def tamper_with(
             done = asyncio.run(tamper(settings, kind, CONSUMER_ARMS[arm], effect, count))
         except TamperingError as error:
             fail(Exit.FAILED, str(error))
+        for message_id in done[:_EXAMPLES]:  # said before anything else may fail
+            say(f"{kind}: {effect} of {arm} {message_id}; its life: `lab explain {message_id}`")
         client.note_data(place, kind, f"{arm}/{effect}", len(done))
     if as_json:
         answer_json({"kind": kind, "arm": arm, "effect": effect, "message_ids": done})
         return
-    for message_id in done[:_EXAMPLES]:
-        say(f"{kind}: {effect} of {arm} {message_id}; its life: `lab explain {message_id}`")
     say(f"{TAMPERINGS[kind]} ({len(done)}); `lab audit` names it")

@@ -30,7 +30,7 @@ from loadtest.timeline import Timeline, timeline
 from loadtest.totals import Snapshot
 from services.auditor.audit import Unreachable
 from services.settings import read_settings
-from services.stack import client, control
+from services.stack import client, control, grafana
 from services.stack.client import NotUp, Refused
 from services.stack.errors import StackError
 from services.stack.home import Home
@@ -115,7 +115,15 @@ def _make_ready(place: Home, scenario: Scenario, seed: int) -> None:
     if now["state"] != "down" and (why := fits(now, scenario, given)):
         say(f"the lab does not fit the scenario ({why}): it is started anew, its data stays")
         control.down(place, say)
-    control.up(place, faults=True, seed=seed, only=scenario.parts(), settings=scenario.environment, say=say)
+    control.up(
+        place,
+        faults=True,
+        seed=seed,
+        only=scenario.parts(),
+        guests=grafana.wanted() if now["state"] == "down" else (),
+        settings=scenario.environment,
+        say=say,
+    )
 
 
 def write_report(place: Home, played: Played) -> Path:

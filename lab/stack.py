@@ -13,10 +13,10 @@ from rich.table import Table
 
 from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say
 from services.domain.arms import DEFAULT_PUBLISHER
-from services.stack import client, control
-from services.stack.checks import disk, hints, problems
+from services.stack import client, control, grafana
+from services.stack.checks import disk, guests, hints, problems
 from services.stack.logfiles import tail
-from services.stack.parts import UnknownPart, find, of_arms
+from services.stack.parts import PARTS, UnknownPart, find, of_arms
 
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
 Name = Annotated[str, typer.Argument(help="A process (relay#0) or all replicas of a part (relay).")]
@@ -41,7 +41,8 @@ def up(
     with errors_as_sentences():
         chosen = _named(only) or of_arms(_named(publishers), _named(arms))
         try:
-            answer = control.up(home(), faults=faults, seed=seed, only=chosen, say=say)
+            beside = () if only else grafana.wanted()
+            answer = control.up(home(), faults=faults, seed=seed, only=chosen, guests=beside, say=say)
         except KeyboardInterrupt:
             fail(Exit.INTERRUPTED, "interrupted; nothing was left running")
     say(f"up after {time.monotonic() - begun:.0f} s; `lab status` shows the parts, `lab down` ends them")
@@ -165,7 +166,8 @@ def doctor(as_json: Json = False) -> None:
     place = home()
     running = place.read_state() is not None
     with errors_as_sentences():
-        found = list(disk(place)) if running else problems(place)
+        wrong, beside = guests()
+        found = [*wrong, *(disk(place) if running else problems(place, [*PARTS, *beside]))]
         better = [] if place.hosts else hints(place)  # they are about what containers bring along
     if as_json:
         answer_json({"ok": not found, "up": running, "problems": found, "hints": better})

@@ -67,18 +67,6 @@ DRILLS: Final = {
             rounds=ROUNDS,
             severity="info",
         ),
-        Drill(
-            alert="EventsLost",
-            strike=("lab fault tamper remove effectively_once --effect record",),
-            rounds=ROUNDS,
-            of_a_promise=True,
-        ),
-        Drill(
-            alert="EffectDuplicated",
-            strike=("lab fault tamper repeat effectively_once --effect charge",),
-            rounds=ROUNDS,
-            of_a_promise=True,
-        ),
         Drill(alert="DeadLetterInflow", strike=("lab fault inject poison --count 8",), rounds=ROUNDS),
         Drill(
             alert="PartDown",
@@ -135,16 +123,29 @@ DRILLS: Final = {
             severity="info",
         ),
         Drill(
-            alert="UnexpectedEffect",
-            strike=("lab fault tamper invent effectively_once --effect email",),
-            of_a_promise=True,
-        ),
-        Drill(
             alert="SlotHoldingWal",
             strike=("lab kill cdc --hold",),
             undo=("lab restart cdc",),
             publishers=("cdc",),
             within_s=600,
+        ),
+        # last, because what no process did looks like a gap in the telemetry, too
+        Drill(
+            alert="EventsLost",
+            strike=("lab fault tamper remove effectively_once --effect record",),
+            rounds=ROUNDS,
+            of_a_promise=True,
+        ),
+        Drill(
+            alert="EffectDuplicated",
+            strike=("lab fault tamper repeat effectively_once --effect charge",),
+            rounds=ROUNDS,
+            of_a_promise=True,
+        ),
+        Drill(
+            alert="UnexpectedEffect",
+            strike=("lab fault tamper invent effectively_once --effect email",),
+            of_a_promise=True,
         ),
     )
 }

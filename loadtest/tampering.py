@@ -37,7 +37,7 @@ async def tamper(settings: Settings, kind: str, arm: ConsumerArm, effect: str, c
         try:
             rows = await connection.fetch(query, count, *(() if in_table else (arm.name, effect)), timeout=10)
         finally:
-            await connection.close()
+            await connection.close(timeout=5)
     except asyncpg.UniqueViolationError as error:
         raise TamperingError(
             f"the unique constraint {error.constraint_name} of {arm.name} refuses it: this is what it is for"

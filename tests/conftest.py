@@ -36,12 +36,15 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
-# Files whose tests share a lab: of the workers of `make test` one runs all of a group, on a lab of its own. Two groups,
-# because one is longer than everything else divided by two.
-OF_A_LAB = {
-    "lab of journeys": ("tests/e2e/", "tests/dashboards/test_data.py", "tests/integration/test_bad_input.py"),
-    "lab of signals": ("tests/telemetry/", "tests/integration/test_faults.py", "tests/integration/test_more_arms.py"),
-}
+# Files whose tests share the session's lab: of the two workers of `make test` one runs all of these.
+OF_THE_LAB = (
+    "tests/e2e/",
+    "tests/telemetry/",
+    "tests/dashboards/test_data.py",
+    "tests/integration/test_bad_input.py",
+    "tests/integration/test_faults.py",
+    "tests/integration/test_more_arms.py",
+)
 
 
 BLOCK, REGION = 200, 1_800
@@ -54,20 +57,15 @@ SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8", "LAB_RELAY_IDLE_POLL_MS": "20"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses a lab first, group by group: these are the longest pieces that cannot be divided."""
-    groups = [*OF_A_LAB, None]
-    items.sort(key=lambda item: groups.index(_group(item.nodeid)))
-
-
-def _group(nodeid: str) -> str | None:
-    return next((group for group, files in OF_A_LAB.items() if nodeid.startswith(files)), None)
+    """What uses the lab first: it is the longest piece that cannot be divided."""
+    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_LAB))
 
 
 class ByLabAndFile(LoadScopeScheduling):
-    """Tests of one file stay together, and so do all that share a lab."""
+    """Tests of one file stay together, and so do all tests of the session's lab."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _group(nodeid) or nodeid.partition("::")[0]
+        return "lab" if nodeid.startswith(OF_THE_LAB) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLabAndFile:

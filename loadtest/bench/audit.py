@@ -35,7 +35,7 @@ def bench(place: Home, rounds: int, messages: int, cold: int, tell: Tell) -> Ans
     """Rounds of judging in a process of its own; the cold read once a round."""
     with tempfile.TemporaryDirectory(dir=place.path) as folder:
         tell(f"making a history of {messages:,} messages, then {rounds} rounds of judging")
-        judged = list(_judge(Path(folder) / "taken.duckdb", messages, rounds, tell))
+        judged = list(_judge(Path(folder), messages, rounds, tell))
     tell(f"reading {cold:,} rows of each store")
     read = asyncio.run(_cold(place, cold))
     figures = [
@@ -47,7 +47,7 @@ def bench(place: Home, rounds: int, messages: int, cold: int, tell: Tell) -> Ans
     ]
     return Answer(
         f"audit of {messages:,} messages on all hops (one arm, the effect record), damage of known size found",
-        "services/auditor/bulk.py, DuckDB on disk; cold reads by the auditor's own readers",
+        "services/auditor/bulk.py, DuckDB beyond its memory on disk; cold reads by the auditor's own readers",
         "none: the bounds are 60 s and 1 GB",
         figures,
     )
@@ -57,8 +57,8 @@ def _figure(unit: str, values: list[float]) -> Figure:
     return Figure(unit, [Round(rounded(value), None) for value in values])
 
 
-def _judge(file: Path, messages: int, rounds: int, tell: Tell) -> Iterator[dict[str, float]]:
-    command = [sys.executable, "-m", "loadtest.bench.judging", str(file), str(messages), str(rounds)]
+def _judge(folder: Path, messages: int, rounds: int, tell: Tell) -> Iterator[dict[str, float]]:
+    command = [sys.executable, "-m", "loadtest.bench.judging", str(folder), str(messages), str(rounds)]
     with subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE, text=True) as process:
         for number, line in enumerate(process.stdout or (), 1):
             tell(f"round {number} of {rounds} judged")

@@ -1,4 +1,4 @@
-"""`python -m loadtest.bench.judging FILE MESSAGES ROUNDS`: a history on disk, and its judging, by what an audit calls.
+"""`python -m loadtest.bench.judging FOLDER MESSAGES ROUNDS`: a history, and its judging, by what an audit calls.
 
 A process of its own, so that its memory is that of the work. The history: so many keys called and answered, an intent
 and a record each, applied by one arm, and damage of known size. Each round is one JSON line.
@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Final
 
-from services.auditor.bulk import Bulk
+from services.auditor.bulk import PART, Bulk
 from services.auditor.evidence import Case, rows_of
 from services.auditor.history import Holdings, Key, Outbox, Published, PublishLook
 from services.auditor.sifting import Lives, accept_cases, process_cases, publish_cases
@@ -34,20 +34,28 @@ CREATE OR REPLACE TEMP MACRO id_of(n) AS (lpad(to_hex(1767225600000 + n // 200),
 CREATE OR REPLACE TEMP MACRO digest_of(n) AS unhex(substr(md5(n::VARCHAR), 1, 16));
 CREATE OR REPLACE TEMP MACRO facts_of(n) AS unhex(md5(n::VARCHAR) || substr(md5(n::VARCHAR), 1, 8) || '0badcafe');
 """
-_MAKE: Final = """
-INSERT INTO said SELECT '{topic}', 'key-' || range, range, '' FROM range({first}, {last});
-INSERT INTO said SELECT '{topic}', 'key-' || range, {many} + range, 'acknowledged' FROM range({first}, {last});
-INSERT INTO intents SELECT '{topic}', id_of(range), 'key-' || range, digest_of(range) || unhex('0badcafe')
-  FROM range({first}, {last}) WHERE range >= {unmade};
-INSERT INTO records SELECT id_of(range), range % {partitions}, range // {partitions}, 1, false, true,
-                           facts_of(range) || digest_of(range)
-  FROM range({first}, {last}) WHERE range >= {unmade} + {unpublished};
-INSERT INTO applied SELECT id_of(range), true, range % {partitions}, range // {partitions}, 'life', facts_of(range)
-  FROM range({first}, {last}) WHERE range >= {unmade} + {unpublished} + {lost};
+# Some messages at a time, then each part takes its own. It goes by another hash than an audit does: to SQL it is one.
+_SOME: Final = """
+CREATE OR REPLACE TEMP TABLE made AS
+SELECT range AS n, id_of(range) AS id, 'key-' || range AS name, facts_of(range) AS facts, digest_of(range) AS digest,
+       range % {partitions} AS log, range // {partitions} AS place, hash(id_of(range)) % {parts}::UBIGINT AS part,
+       hash('key-' || range) % {parts}::UBIGINT AS name_part
+  FROM range({first}, {last});
 """
-_MORE: Final = """
-INSERT INTO applied SELECT id_of(range), true, range % {partitions}, range // {partitions}, 'life', facts_of(range)
-  FROM range({many} - {duplicated}, {many} + {unexpected});
+_MAKE: Final = """
+INSERT INTO said_{part} SELECT '{topic}', name, n, '' FROM made WHERE n < {many} AND name_part = {part};
+INSERT INTO said_{part} SELECT '{topic}', name, {many} + n, 'acknowledged'
+  FROM made WHERE n < {many} AND name_part = {part};
+INSERT INTO keys_{part} SELECT '{topic}', name, id, digest || unhex('0badcafe')
+  FROM made WHERE n >= {unmade} AND n < {many} AND name_part = {part};
+INSERT INTO intents_{part} SELECT '{topic}', id, digest || unhex('0badcafe')
+  FROM made WHERE n >= {unmade} AND n < {many} AND part = {part};
+INSERT INTO records_{part} SELECT id, log, place, 1, false, true, facts || digest
+  FROM made WHERE n >= {unmade} + {unpublished} AND n < {many} AND part = {part};
+INSERT INTO applied_{part} SELECT id, true, log, place, 'life', facts
+  FROM made WHERE n >= {unmade} + {unpublished} + {lost} AND part = {part};
+INSERT INTO applied_{part} SELECT id, true, log, place, 'life', facts
+  FROM made WHERE n >= {many} - {duplicated} AND n < {many} AND part = {part};
 """
 
 
@@ -56,11 +64,13 @@ def make(bulk: Bulk, many: int) -> None:
     topic = _PUBLISHER.topic(ORDERS)
     for partition in range(_PARTITIONS):
         bulk.number_of(topic, partition)
-    named = {"topic": topic, "many": many, "partitions": _PARTITIONS, **DAMAGE}
+    named = {"topic": topic, "many": many, "partitions": _PARTITIONS, "parts": len(bulk.parts), **DAMAGE}
     bulk.database.execute(_MACROS)
-    for first in range(0, many, _ALL_AT_ONCE):
-        bulk.database.execute(_MAKE.format(**named, first=first, last=min(many, first + _ALL_AT_ONCE)))
-    bulk.database.execute(_MORE.format(**named))
+    end = many + DAMAGE["unexpected"]
+    for first in range(0, end, _ALL_AT_ONCE):
+        bulk.database.execute(_SOME.format(**named, first=first, last=min(end, first + _ALL_AT_ONCE)))
+        for part in bulk.parts:
+            bulk.database.execute(_MAKE.format(**named, part=part))
 
 
 def judge(bulk: Bulk, many: int) -> list[AuditRow]:
@@ -100,9 +110,9 @@ def peak_mb() -> float:
     return int(kib) / 1024
 
 
-def main(file: Path, many: int, rounds: int) -> None:
+def main(folder: Path, many: int, rounds: int) -> None:
     """Print a line a round."""
-    with closing(Bulk(file)) as bulk:
+    with closing(Bulk(folder, parts=1 + many // PART)) as bulk:
         make(bulk, many)
         for _ in range(rounds):
             Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins again from here: proc(5)
@@ -110,7 +120,7 @@ def main(file: Path, many: int, rounds: int) -> None:
             rows = judge(bulk, many)
             took_s = time.monotonic() - began
             check(rows, many)
-            size = sum(part.stat().st_size for part in file.parent.rglob("*") if part.is_file())
+            size = sum(part.stat().st_size for part in folder.rglob("*") if part.is_file())
             print(json.dumps({"judge_s": took_s, "peak_mb": peak_mb(), "disk_mb": size / 2**20}), flush=True)
 
 

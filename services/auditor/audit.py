@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from services.auditor.bulk import Bulk
+from services.auditor.bulk import PART, Bulk
 from services.auditor.evidence import Case, causes_of, evidence_of, left_out, rows_of
 from services.auditor.explaining import explain, trace
 from services.auditor.history import Copy, Holdings, Key, Outbox, Published, PublishLook, copy_of
@@ -32,6 +32,7 @@ __all__ = ["Unreachable", "audit"]
 
 Say = Callable[[str], None]
 
+_CALL_BYTES: Final = 300  # of the client ledger: the lines of one call
 _DEFAULT: Final = PUBLISHER_ARMS[DEFAULT_PUBLISHER]  # whose topics the consumer arms read
 
 
@@ -46,14 +47,31 @@ async def audit(
 ) -> AuditDocument:
     """Audit one run, or all. `ledger` is the client ledger's folder, else that of the lab; `say` hears the progress.
 
-    What is read lies in a file in the lab's home until the audit is done.
+    What does not fit into the memory lies in a folder of the lab's home until the audit is done.
 
-    Raises Unreachable when a store cannot be read.
+    Raises Unreachable when a store cannot be read, or there is no room for what is read.
     """
-    home = Path(settings.home)
-    with workplace(home) as place, closing(Bulk(place / "taken.duckdb", run)) as bulk:
-        folder = home / "ledger" if ledger is None else ledger
-        return await _Audit(Stores(settings, run), folder, publishers, bulk, say).carry_out(arms)
+    home, stores = Path(settings.home), Stores(settings, run)
+    folder = home / "ledger" if ledger is None else ledger
+    parts = 1 + await _many(stores, folder, {_DEFAULT, *publishers}) // PART
+    with workplace(home) as place, closing(Bulk(place, run, parts=parts)) as bulk:
+        return await _Audit(stores, folder, publishers, bulk, say).carry_out(arms)
+
+
+async def _many(stores: Stores, ledger: Path, publishers: Collection[PublisherArm]) -> int:
+    """About how many messages there are, where most of them are."""
+    intents = [await stores.many_intents(arm, kind) for arm in publishers for kind in arm.kinds]
+    with reaching("Kafka"):
+        topics = [topic for arm in publishers for topic in topics_of(arm)]
+        limits = await asyncio.to_thread(bounds, stores.settings.kafka, topics)
+    records = sum(end - limits.firsts[partition] for partition, end in limits.ends.items())
+    calls = await asyncio.to_thread(_bytes, ledger) // _CALL_BYTES
+    return max(sum(intents), records, calls)
+
+
+def _bytes(ledger: Path) -> int:
+    with reaching("the client ledger"):
+        return sum(file.stat().st_size for file in ledger.glob("*.jsonl"))
 
 
 class _Audit:

@@ -9,7 +9,7 @@ from services.auditor.history import Key, origin_of
 from services.auditor.stores import Application, Stores, reaching
 from services.broker.reader import Offsets, bounds, records_between
 from services.domain.arms import ConsumerArm
-from services.domain.messages import RUN_HEADER, Coordinates
+from services.domain.messages import RUN_HEADER
 
 
 class Applications(Protocol):
@@ -53,17 +53,16 @@ class _InTopic:
 
     async def read(self) -> None:
         with reaching("Kafka"):
-            self._bulk.take_outputs(await asyncio.to_thread(self._news), self._topics)
+            await asyncio.to_thread(self._news)
+        self._bulk.trace_outputs(self._topics)
 
     async def again(self, messages: Collection[Key]) -> Sequence[Application]:
         await self.read()
         return self._bulk.applications(messages)
 
-    def _news(self) -> list[Coordinates]:
+    def _news(self) -> None:
         """The record of each output since the last look; what names none is known by its own place."""
         starts, self._ends = self._ends, bounds(self._kafka, [self._topic], stable=True).ends
-        return [
-            origin_of(record.headers) or record.at
-            for record in records_between(self._kafka, starts, self._ends, stable=True)
-            if self._run in (None, dict(record.headers).get(RUN_HEADER, b"").decode(errors="replace"))
-        ]
+        for record in records_between(self._kafka, starts, self._ends, stable=True):
+            if self._run in (None, dict(record.headers).get(RUN_HEADER, b"").decode(errors="replace")):
+                self._bulk.take_output(origin_of(record.headers) or record.at)

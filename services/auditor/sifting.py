@@ -91,7 +91,14 @@ def _case(judgement: Judgement[Any], plain: int, describe: Describe) -> Case:
     """What is said of its messages is said now, so that nothing else of them is kept."""
     judgement.row.expected += plain
     judgement.row.applied_once += plain
-    return Case(judgement, {key: describe(key) for key in judgement.applied}.__getitem__)
+    said = {key: fields for key in judgement.applied if (fields := describe(key)) != _bare(key)}
+    return Case(judgement, lambda key: said.get(key) or _bare(key))
+
+
+def _bare(key: Any) -> dict[str, Any]:
+    """What is said of a message of which nothing else is known."""
+    at = [str(key)] if isinstance(key, Coordinates) else []  # an output that names no record that we know
+    return {"message_id": name_of(key), "at": at, "reason": None}
 
 
 def _of_key(made: Multimap[str, bytes], key: str) -> dict[str, Any]:
@@ -109,5 +116,5 @@ def _of_process(published: Published, holdings: Holdings, effect: str, key: Key)
     copies = published.copies[key]
     reason = holdings.letter(key, copies) or (holdings.emails.get(key) if effect == "email" else None)
     reason = reason or letter_vanished(holdings, copies) or None
-    at = copies or ([key] if isinstance(key, Coordinates) else [])  # an output that names no record that we know
-    return {"message_id": name_of(key), "at": [str(copy) for copy in at], "reason": reason}
+    fields = _bare(key) if not copies else {"message_id": name_of(key), "at": [str(copy) for copy in copies]}
+    return {**fields, "reason": reason}

@@ -94,6 +94,10 @@ class Stores(msgspec.Struct, frozen=True):
                 some.add(*row)
             yield some
 
+    async def many_intents(self, arm: PublisherArm, kind: Kind) -> int:
+        """How many intents of the kind there are, of every run."""
+        return sum([row[0] async for rows in self._producer(arm, kind, "intents_count") for row in rows])
+
     async def traceparents(self, arm: PublisherArm, kind: Kind, messages: Iterable[Key]) -> dict[Key, str]:
         """Which of these messages have an intent of the kind by now, with the trace that made it."""
         wanted = _ids(messages)
@@ -253,7 +257,8 @@ class Connections:
 
 async def _chunks(server: str, database: str, query: str, *arguments: Any) -> AsyncIterator[Sequence[Any]]:
     with reaching(f"the database {database}"):
-        connection = await connect(server, database, name="auditor")
+        # between two chunks what was read is put away, which may take a while
+        connection = await connect(server, database, name="auditor", idle_in_transaction_session_timeout="60000")
         try:
             async with connection.transaction(readonly=True):
                 cursor = await connection.cursor(query, *arguments)

@@ -6,7 +6,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, TextIO
+
+from services.auditor.stores import Unreachable
 
 _PREFIX: Final = "audit-"
 _LOCK: Final = "lock"
@@ -14,7 +16,20 @@ _LOCK: Final = "lock"
 
 @contextmanager
 def workplace(home: Path) -> Iterator[Path]:
-    """A new folder in the lab's home, gone at the end. Raises OSError when there is no room for it."""
+    """A new folder in the lab's home, gone at the end. Raises Unreachable when it cannot be made."""
+    try:
+        folder, lock = _made(home)
+    except OSError as error:
+        raise Unreachable(f"there is no room in {home} for what the audit reads: {error.strerror}") from error
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+
+
+def _made(home: Path) -> tuple[Path, TextIO]:
+    """The folder, and the lock by which others see that it is in use."""
     home.mkdir(parents=True, exist_ok=True)
     with (home / "audit.lock").open("w") as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
@@ -24,11 +39,7 @@ def workplace(home: Path) -> Iterator[Path]:
         folder = Path(tempfile.mkdtemp(prefix=_PREFIX, dir=home))
         lock = (folder / _LOCK).open("w")
         fcntl.flock(lock, fcntl.LOCK_EX)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        lock.close()
+    return folder, lock
 
 
 def _in_use(folder: Path) -> bool:

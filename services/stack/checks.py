@@ -11,8 +11,9 @@ from typing import Final
 
 import psutil
 
-from services.stack import jars, kafka, postgres, zipkin
+from services.stack import grafana, jars, kafka, postgres, zipkin
 from services.stack.debian import PACKAGES
+from services.stack.errors import StackError
 from services.stack.home import Home
 from services.stack.parts import PARTS, SUPERVISOR_PORT, find
 
@@ -37,6 +38,14 @@ def ports(home: Home, names: Collection[str] = tuple(PARTS)) -> dict[int, str]:
 def problems(home: Home, names: Collection[str] = tuple(PARTS)) -> list[str]:
     """What would keep a lab of the parts `names` from starting."""
     return [*_platform(), *_ports_in_use(home, names), *disk(home), *_libraries()]
+
+
+def guests() -> tuple[list[str], tuple[str, ...]]:
+    """What is wrong with what is to be started beside a lab, and the guests' names."""
+    try:
+        return [], grafana.wanted()
+    except StackError as error:
+        return [str(error)], ()
 
 
 def _ports_in_use(home: Home, names: Collection[str]) -> Iterator[str]:

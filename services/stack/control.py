@@ -26,16 +26,19 @@ from services.stack.parts import PARTS
 UP_TIMEOUT_S: Final = 300.0  # usually 20 s; what will not be ready is said at once
 SUPERVISOR_TIMEOUT_S: Final = 60.0
 DOWN_TIMEOUT_S: Final = 60.0
+_PROGRAMS: Final = ("postgres", "java", "prometheus", *ALERTMANAGER.programs, "grafana", "initdb")
 SWEEP_GRACE_S: Final = 3.0  # Postgres ends by itself when its supervisor dies: better than to kill it
 Say = Callable[[str], None]
 
 
 def up(
-    home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = (), settings: Mapping[str, str] = {}, say: Say
+    home: Home, *, faults: bool, seed: int, only: tuple[str, ...] = (), guests: tuple[str, ...] = (),
+    settings: Mapping[str, str] = {}, say: Say,
 ) -> dict[str, Any]:  # fmt: skip
     """Bring the lab (or `only` these parts and what they need) up; returns its status. Nothing to do when it is up.
 
-    `settings`: LAB_ variables for its processes, besides those of the environment.
+    `guests`: what is to be started beside them. `settings`: LAB_ variables for its processes, besides those of the
+    environment.
 
     A start that fails or is interrupted leaves no process and no port: only the data folder and the logs.
     Raises StackError that says what to do when it cannot, and FailpointError when LAB_FAILPOINTS is wrong.
@@ -50,8 +53,10 @@ def up(
             say("it is up already: nothing is changed")
             if armed:
                 say("LAB_FAILPOINTS is read when a lab starts: `lab fault arm` arms in a running one")
+            if missing := set(guests) - {process["name"] for process in before["processes"]}:
+                say(f"it is up without {', '.join(sorted(missing))}: `lab down` first, then `lab up`")
             return _wait_until_up(home, say, quiet=True)
-        with _start(home, wanted, faults=faults, seed=seed, only=only, settings=settings, say=say):
+        with _start(home, wanted, guests=guests, faults=faults, seed=seed, only=only, settings=settings, say=say):
             return _wait_until_up(home, say)
 
 
@@ -86,8 +91,8 @@ def _check_running(now: dict[str, Any], wanted: list[str], *, faults: bool) -> N
 
 @contextlib.contextmanager
 def _start(
-    home: Home, wanted: list[str], *, faults: bool, seed: int, only: tuple[str, ...], settings: Mapping[str, str],
-    say: Say,
+    home: Home, wanted: list[str], *, guests: tuple[str, ...], faults: bool, seed: int, only: tuple[str, ...],
+    settings: Mapping[str, str], say: Say,
 ) -> Iterator[None]:  # fmt: skip
     """Start the supervisor for as long as the block takes, and for good when the block ends without an error.
 
@@ -96,7 +101,6 @@ def _start(
     if home.hosts:
         raise StackError("the supervisor of this lab does not run: `docker compose up --wait` starts its container")
     _sweep(home, say)
-    guests = ("grafana",) if grafana.find() is not None else ()
     if found := problems(home, [*wanted, *guests]):
         raise StackError("\n".join(found))
     install(say)
@@ -306,7 +310,7 @@ def _belongs_to(process: psutil.Process, home: Home) -> bool:
         words = process.cmdline()
         folders = (f"{home.data}/", f"{home.run}/")
         if any(folder in word for word in words for folder in folders):
-            return words[0].rpartition("/")[2] in ("postgres", "java", "prometheus", *ALERTMANAGER.programs, "initdb")
+            return words[0].rpartition("/")[2] in _PROGRAMS
         is_service = len(words) > 2 and words[1] == "-m" and words[2].startswith("services.")
         return is_service and process.environ().get("LAB_HOME") == str(home.path)
     except (psutil.Error, OSError):

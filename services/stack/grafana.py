@@ -51,6 +51,11 @@ def find() -> Path | None:
     return binary
 
 
+def wanted() -> tuple[str, ...]:
+    """The guest to start with a lab, if there is one. Raises StackError like `find`."""
+    return ("grafana",) if find() is not None else ()
+
+
 def write_configuration(home: Home) -> None:
     """Write what this lab's Grafana is provisioned from."""
     folder = _folder(home)
@@ -78,11 +83,14 @@ def _here(home: Home) -> dict[str, str]:
     }
 
 
-def command(binary: Path) -> list[str]:
-    """The server's command line; its own files lie beside the binary, or where packages put them."""
+def command(home: Home, binary: Path) -> list[str]:
+    """The server's command line; its own files lie beside the binary, or where packages put them.
+
+    The data folder stands there, too, so that what a killed supervisor left behind is known by it.
+    """
     beside = binary.parent.parent
     own = beside if (beside / "conf" / "defaults.ini").exists() else _PACKAGED
-    return [str(binary), "server", "--homepath", str(own)]
+    return [str(binary), "server", "--homepath", str(own), f"cfg:paths.data={_data(home)}"]
 
 
 def environment(home: Home) -> dict[str, str]:
@@ -95,13 +103,16 @@ def environment(home: Home) -> dict[str, str]:
         "GF_SERVER_HTTP_PORT": str(port),
         "GF_SERVER_ROOT_URL": f"http://{home.bind}:{port}",
         "GF_SECURITY_ADMIN_PASSWORD__FILE": str(home.run / "grafana.secret"),
-        "GF_PATHS_DATA": str(home.data / "grafana"),
-        "GF_PATHS_LOGS": str(home.data / "grafana" / "log"),
-        "GF_PATHS_PLUGINS": str(home.data / "grafana" / "plugins"),
+        "GF_PATHS_LOGS": str(_data(home) / "log"),
+        "GF_PATHS_PLUGINS": str(_data(home) / "plugins"),
         "GF_PATHS_PROVISIONING": str(_folder(home)),
         "GF_LOG_MODE": "console",
         "GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH": str(BOARDS / _HOME_BOARD),
     }
+
+
+def _data(home: Home) -> Path:
+    return home.data / "grafana"
 
 
 def _folder(home: Home) -> Path:

@@ -14,7 +14,7 @@ from services.stack.home import Home
 from services.stack.jars import cache_dir
 from services.stack.own import Manifest
 from services.stack.own import environment as own_environment
-from services.stack.parts import PARTS, Part, find, of_arms
+from services.stack.parts import GUESTS, PARTS, Part, UnknownPart, find, of_arms
 
 # Settings that a user may give to `lab up` for all processes; the rest is the table's.
 PASSED_ON: Final = (
@@ -79,7 +79,7 @@ def _server(part: Part, home: Home) -> tuple[list[str], Mapping[str, str]] | Non
         settings = zipkin.environment(home.bind, home.port(part.port))
         return zipkin.command(zipkin.find() or Path("zipkin.jar")), settings
     if part.kind == "grafana":
-        return grafana.command(grafana.find() or Path("grafana")), grafana.environment(home)
+        return grafana.command(home, grafana.find() or Path("grafana")), grafana.environment(home)
     return None
 
 
@@ -130,6 +130,8 @@ def order_of_start(only: Collection[str] = ()) -> list[str]:
             ordered.append(name)
 
     for name in only or of_arms():
+        if name in GUESTS:
+            raise UnknownPart(f"{name} is started beside a lab, not as a part of it")
         visit(find(name)[0].name)
     return ordered
 

@@ -4,6 +4,7 @@ Every test has a run, an arm, a schema and a group of its own on the shared part
 """
 
 import asyncio
+import importlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -20,6 +21,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from loadtest.tampering import TamperingError, tamper
 from services.auditor.audit import Unreachable, audit
+from services.auditor.bulk import PART
 from services.broker.reader import TopicReader, bounds
 from services.broker.topics import Topic, topics_of
 from services.domain.arms import PUBLISHER_ARMS, ConsumerArm, Promise, PublisherArm
@@ -785,3 +787,47 @@ async def test_what_an_arms_unique_constraint_refuses_is_not_done(world: World) 
     await world.payments("DELETE FROM {schema}.records")
     with pytest.raises(TamperingError, match="has applied no record"):
         await tamper(world.settings, "remove", world.arm, "record", 1)
+
+
+@pytest.fixture
+def divided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Audits take so many messages for as many as would need four parts."""
+
+    async def many(*_: object) -> int:
+        return 3 * PART
+
+    monkeypatch.setattr(importlib.import_module("services.auditor.audit"), "_many", many)
+
+
+async def test_what_lies_in_several_parts_is_found_as_well(world: World, divided: None) -> None:
+    lost, twice = world.messages[0], world.messages[1]
+    await world.payments("DELETE FROM {schema}.records WHERE message_id = $1", lost.id)
+    await world.apply(twice, "charge")
+    ghost = Message(uuid4(), ORDERS, "", Coordinates("orders.v1", 0, 0))
+    await world.apply(ghost, "record")
+    unpublished = await world.seed(ORDERS, publish=False)
+    document = await world.audit()
+    found = {(item.hop, item.effect, item.state, item.message_id) for item in evidence(document)}
+    assert found == {
+        ("process", "record", "lost", str(lost.id)),
+        ("process", "charge", "duplicated", str(twice.id)),
+        ("process", "record", "unexpected", str(ghost.id)),
+        ("publish", "publication", "lost", str(unpublished.id)),
+    }
+    assert row(document, "accept", "intent").applied_once == 7
+    assert (row(document, "process", "email").applied_once, document.out_of_scope) == (6, 0)
+
+
+async def test_outputs_in_several_parts_are_of_their_records(putting_out: World, divided: None) -> None:
+    for number, message in enumerate(putting_out.messages):
+        for _ in range(number):  # none, one, two, ...
+            putting_out.send_on(message, putting_out.arm.output_topic)
+    stranger = Coordinates("orders.v1", 0, 10**9)
+    putting_out.produce(putting_out.arm.output_topic, [("lab-origin", str(stranger).encode()), *run_of(putting_out)])
+    judged = row(await putting_out.audit(), "process", "output")
+    assert (judged.expected, judged.lost, judged.applied_once, judged.duplicated) == (6, 1, 1, 4)
+    assert (judged.extra_applications, judged.unexpected) == (1 + 2 + 3 + 4, 1)
+
+
+def run_of(world: World) -> Headers:
+    return [("lab-run", world.run.encode())]

@@ -1,7 +1,6 @@
 """`LAB_GRAFANA`: a stand-in for Grafana's binary, since none can be had here, is started as the real one would be."""
 
 import json
-import os
 import sys
 import urllib.request
 from pathlib import Path
@@ -13,7 +12,8 @@ import yaml
 from dashboards import generate
 from services.stack import control, grafana
 from services.stack.errors import StackError
-from services.stack.parts import PARTS
+from services.stack.launch import order_of_start
+from services.stack.parts import PARTS, UnknownPart
 from tests.conftest import Lab, free_home, say
 from tests.waiting import comes
 
@@ -59,7 +59,7 @@ def asked(url: str) -> Any:
 
 def test_lab_up_starts_it_with_this_labs_sources_and_lab_down_ends_it(tmp_path: Path, binary: Path) -> None:
     home = free_home(tmp_path / "lab")
-    control.up(home, faults=False, seed=1, only=("ledger",), say=say)
+    control.up(home, faults=False, seed=1, only=("ledger",), guests=grafana.wanted(), say=say)
     try:
         lab = Lab(home)
         assert lab.status()["grafana"]["ready"]
@@ -68,7 +68,8 @@ def test_lab_up_starts_it_with_this_labs_sources_and_lab_down_ends_it(tmp_path: 
     finally:
         control.down(home, say)
     assert not comes(lambda: _answers(url), 0)
-    assert told["arguments"] == ["server", "--homepath", str(binary.parents[1])]
+    data = f"cfg:paths.data={home.data}/grafana"
+    assert told["arguments"] == ["server", "--homepath", str(binary.parents[1]), data]
     assert told["GF_AUTH_ANONYMOUS_ORG_ROLE"] == "Viewer"
     secret = Path(told["GF_SECURITY_ADMIN_PASSWORD__FILE"])
     assert len(secret.read_text()) >= 24
@@ -112,10 +113,22 @@ def test_without_the_setting_there_is_none_and_a_wrong_one_is_said(
     assert grafana.find() is None
     monkeypatch.setenv(grafana.SETTING, str(tmp_path / "no" / "grafana"))
     lab = Lab(free_home(tmp_path / "lab"))
-    done = lab.run("up", "--only", "ledger")
-    assert done.returncode == 1
-    assert f"LAB_GRAFANA={tmp_path}/no/grafana is no program" in done.stderr
+    for command in ("up", "doctor"):
+        done = lab.run(command)
+        assert done.returncode == 1
+        assert f"LAB_GRAFANA={tmp_path}/no/grafana is no program" in done.stderr + done.stdout
     with pytest.raises(StackError):
-        grafana.find()
-    assert os.environ[grafana.SETTING]
+        grafana.wanted()
     assert lab.home.read_state() is None
+
+
+def test_a_lab_that_is_up_without_it_says_so_and_it_is_no_part(tmp_path: Path, binary: Path) -> None:
+    home, said = free_home(tmp_path / "lab"), list[str]()
+    control.up(home, faults=False, seed=1, only=("ledger",), say=say)
+    try:
+        control.up(home, faults=False, seed=1, only=("ledger",), guests=grafana.wanted(), say=said.append)
+        assert any("it is up without grafana" in text for text in said)
+    finally:
+        control.down(home, say)
+    with pytest.raises(UnknownPart, match="beside a lab"):
+        order_of_start(("grafana",))

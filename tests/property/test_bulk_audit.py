@@ -1,13 +1,12 @@
 """The audit on disk against the one in memory: the same rows and the same messages, whatever happened."""
 
 import asyncio
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import closing, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import patch
-from uuid import UUID
 
 import msgspec
 import pytest
@@ -18,7 +17,7 @@ from services.auditor import bulk as on_disk
 from services.auditor.applications import Known, taken
 from services.auditor.bulk import Bulk
 from services.auditor.evidence import Case, rows_of
-from services.auditor.facts import against_promise, facts, of_record, promise
+from services.auditor.facts import facts, of_record, promise
 from services.auditor.history import (
     Answers,
     Copy,
@@ -60,8 +59,8 @@ def opened(run: str | None = None) -> Iterator[Bulk]:
     """Taken apart as ten million messages would be: several parts, and few messages at once."""
     with (
         TemporaryDirectory() as folder,
-        patch.multiple(on_disk, _PART=5, _AT_ONCE=2, _BATCH=3),
-        closing(Bulk(Path(folder) / "taken.duckdb", run)) as bulk,
+        patch.multiple(on_disk, _AT_ONCE=2, _BATCH=3),
+        closing(Bulk(Path(folder), run, parts=3)) as bulk,
     ):
         yield bulk
 
@@ -208,7 +207,7 @@ def test_whatever_clients_were_told_the_row_is_that_of_the_checkers_in_memory(
     answers, intents, runs = Answers(), Intents(), {facts(("r",))} if whole else set[bytes]()
     names = list(told) + [name for name, _ in made[:4]]
     for number, (name, run) in enumerate([*made, *((name, "r") for name in names[::2])]):
-        intents.add(key(number), name, b"", run)
+        intents.add(key(number), name, digest(ORDERS.type, VALUE), run)
     with opened() as bulk:
         for name, outcomes in told.items():
             for outcome in outcomes:
@@ -239,7 +238,9 @@ def test_an_output_is_of_the_record_that_it_came_from(copies: list[Copy], origin
             published.take(copy)
             bulk.take_record(copy)
         of = published.places()
-        bulk.take_outputs(places, [TOPIC, OTHER_TOPIC])
+        for at in places:
+            bulk.take_output(at)
+        bulk.trace_outputs([TOPIC, OTHER_TOPIC])
         holdings = Holdings({(TOPIC, 0): 6, (OTHER_TOPIC, 0): 6})
         bulk.set_committed(holdings.committed, {})
 
@@ -272,8 +273,69 @@ def test_of_one_run_only_what_it_knows_is_kept(run: str | None) -> None:
     assert left == ({mine, strange, promised} if run is None else {mine, promised})
 
 
-def test_a_promise_that_is_not_kept_is_not_plain() -> None:
-    kept = promise(digest(ORDERS.type, VALUE), "r")
-    assert not against_promise(kept, of_record(VALUE, ORDERS.type, "r"))
-    assert against_promise(kept, of_record(VALUE, ORDERS.type, "other")) == "run"
-    assert UUID(int=1).bytes == key(1)
+HEALTHY, CHARGE = 7, MONEY[VALUE]
+FACTS = {value: of_record(value, ORDERS.type, "r") for value in (VALUE, ANOTHER)}
+
+
+class Spoiled(NamedTuple):
+    """What is changed of the first of the healthy messages, and on which hops it is then no longer plain."""
+
+    name: str
+    hops: set[str]
+    change: Callable[[Bulk, Copy, Application], None] = lambda *_: None
+    record: Callable[[Copy], Copy] = lambda copy: copy
+    call: Callable[[Application], Application] = lambda call: call
+    held: bool = False
+    passed: int = HEALTHY
+
+
+def _again(bulk: Bulk, copy: Copy, _: Application) -> None:
+    bulk.take_record(copy._replace(at=Coordinates(TOPIC, 0, HEALTHY)))
+
+
+SPOILED = (
+    Spoiled("nothing", set()),
+    Spoiled("a second intent", {"accept"}, lambda bulk, *_: bulk.take_intents(TOPIC, _intent(99, "k0"))),
+    Spoiled("a second record", {"publish", "process"}, _again, passed=HEALTHY + 1),
+    Spoiled("an injected record", {"publish"}, record=lambda copy: copy._replace(injected=True)),
+    Spoiled("another payload", {"publish", "process"}, record=lambda c: c._replace(facts=FACTS[ANOTHER])),
+    Spoiled("another run", {"publish"}, record=lambda c: c._replace(facts=of_record(VALUE, ORDERS.type, "other"))),
+    Spoiled("a second charge", {"process"}, lambda bulk, _, call: bulk.take_application(call)),
+    Spoiled("another amount", {"process"}, call=lambda call: call._replace(facts=MONEY[ANOTHER])),
+    Spoiled("another arm's process", {"process"}, call=lambda call: call._replace(life="theirs")),
+    Spoiled("a charge for another message", {"process"}, call=lambda call: call._replace(key=key(77))),
+    Spoiled("a record that wants none", {"process"}, record=lambda copy: copy._replace(wants=())),
+    Spoiled("a record that waits", {"process"}, passed=HEALTHY - 1),
+    Spoiled("a message that is held", {"publish", "process"}, held=True),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("spoiled", SPOILED, ids=lambda spoiled: spoiled.name)
+def test_of_healthy_messages_every_one_is_plain_and_of_a_spoiled_one_nothing_is(spoiled: Spoiled) -> None:
+    with opened() as bulk:
+        for number in range(HEALTHY):
+            bulk.take_call(TOPIC, f"k{number}")
+            bulk.take_answer(TOPIC, f"k{number}", "acknowledged")
+            bulk.take_intents(TOPIC, _intent(number, f"k{number}"))
+            at = Coordinates(TOPIC, 0, HEALTHY - 1 - number)  # the first is the last on its partition
+            copy = Copy(key(number), at, "r", FACTS[VALUE], ("charge",), False)
+            call = Application(key(number), True, at, "mine", CHARGE)
+            first = number == 0
+            bulk.take_record(spoiled.record(copy) if first else copy)
+            bulk.take_application(spoiled.call(call) if first else call)
+            if first:
+                spoiled.change(bulk, copy, call)
+        bulk.set_committed({(TOPIC, 0): spoiled.passed}, {})
+        bulk.hold([key(0)] if spoiled.held else [])
+        plain = {
+            "accept": sum(some.plain for some in bulk.accepted(TOPIC, set())),
+            "publish": sum(some.plain for some in bulk.publications(TOPIC, [TOPIC])),
+            "process": sum(some.plain for some in bulk.processed("charge", [TOPIC], ["theirs"])),
+        }
+    assert {hop: HEALTHY - many for hop, many in plain.items()} == {hop: int(hop in spoiled.hops) for hop in plain}
+
+
+def _intent(number: int, name: str) -> Intents:
+    one = Intents()
+    one.add(key(number), name, digest(ORDERS.type, VALUE), "r")
+    return one

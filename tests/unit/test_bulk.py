@@ -1,4 +1,4 @@
-"""The file of a whole audit, where it cannot grow."""
+"""What a whole audit takes in, where there is no room for it."""
 
 import subprocess
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 from services.auditor.bulk import Bulk
 from services.auditor.stores import Unreachable
 resource.setrlimit(resource.RLIMIT_FSIZE, (8 << 20, 8 << 20))
-bulk = Bulk(Path(sys.argv[1]) / "taken.duckdb", memory_mb=32, threads=1)
+bulk = Bulk(Path(sys.argv[1]) / "place", memory_mb=32, threads=1)
 try:
     for number in range(10_000_000):
         bulk.take_call("orders.v1", f"{number * 7919 % 10_000_019:032x}")
@@ -26,4 +26,4 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path: Path) -> None:
     )  # fmt: skip
     number, _, said = done.stdout.partition(" ")
     assert int(number) > 100_000
-    assert said.startswith(f"what the audit has read cannot be kept in {tmp_path}: ")
+    assert said.startswith(f"there is no room in {tmp_path} for what the audit reads: ")

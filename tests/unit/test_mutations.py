@@ -186,9 +186,9 @@ def audit(books: Books) -> Iterator[Finding]:
         yield from found(judge_process(row, arm, published, (look_at, look_at), suspects), reasons)
 
 
-def audit_on_disk(books: Books, file: Path) -> Iterator[Finding]:
+def audit_on_disk(books: Books, folder: Path) -> Iterator[Finding]:
     """The same as `lab audit` does it: what is plain is put aside first."""
-    with closing(Bulk(file, RUN)) as bulk:
+    with closing(Bulk(folder, RUN)) as bulk:
         for outcome, name in books.lines:
             bulk.take_call(ORDERS.topic, name)
             bulk.take_answer(ORDERS.topic, name, outcome)  # type: ignore[arg-type]
@@ -380,7 +380,7 @@ def is_found(mutation: Mutation) -> bool:
 
 def test_books_in_which_all_is_well_have_nothing_to_say(tmp_path: Path) -> None:
     assert list(audit(Books())) == []
-    assert list(audit_on_disk(Books(), tmp_path / "taken.duckdb")) == []
+    assert list(audit_on_disk(Books(), tmp_path)) == []
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutation: mutation.name)
@@ -388,7 +388,7 @@ def test_every_mutation_is_found_and_named(mutation: Mutation, tmp_path: Path) -
     books = Books()
     mutation.change(books)
     place, state, about, words = mutation.finding
-    in_memory, on_disk = list(audit(books)), list(audit_on_disk(books, tmp_path / "taken.duckdb"))
+    in_memory, on_disk = list(audit(books)), list(audit_on_disk(books, tmp_path))
     assert sorted(f[:3] for f in in_memory) == sorted(f[:3] for f in on_disk)
     for everything in (in_memory, on_disk):
         named = [f for f in everything if f[:3] == (place, state, str(about))]
