@@ -25,7 +25,8 @@ from services.domain.messages import Coordinates
 
 PART: Final = 600_000  # messages of which SQL judges together: what fits into the memory at twice that does not
 _AT_ONCE: Final = 20_000  # messages that are not plain, judged together
-_BATCH: Final = 10_000  # rows on their way to a table
+_BATCH: Final = 10_000  # rows on their way to a table, or to the parts of one together
+_BATCH_OF_A_PART: Final = 1_000  # at least
 _EVERY: Final = 1  # the bit of the effects that every record wants
 # An id is a UUID; `log` numbers a partition, and `place` is the offset in it. Tables whose rows are of a message, or of
 # an Idempotency-Key, are in parts by the hash of that, their column `id`.
@@ -116,16 +117,17 @@ class Bulk:
     """
 
     def __init__(
-        self, folder: Path, run: str | None = None, *, parts: int = 1, memory_mb: int = 640, threads: int = 2
+        self, folder: Path, run: str | None = None, *, parts: int = 1, memory_mb: int = 512, threads: int = 2
     ) -> None:  # fmt: skip
         self.database = _Database(folder, memory_mb, threads)
         self.parts = range(parts)
         self._run = run
+        some = max(_BATCH // parts, _BATCH_OF_A_PART)
         self._in_parts = {
-            name: [_Table(self.database, f"{name}_{part}", columns) for part in self.parts]
+            name: [_Table(self.database, f"{name}_{part}", columns, some) for part in self.parts]
             for name, columns in _IN_PARTS.items()
         }
-        self._whole = {name: _Table(self.database, name, columns) for name, columns in _WHOLE.items()}
+        self._whole = {name: _Table(self.database, name, columns, _BATCH) for name, columns in _WHOLE.items()}
         self._lines = 0
         self._odd: dict[bytes, Key] = {}  # messages whose key is no UUID, by one that stands for it
         self._numbers: dict[Partition, int] = {}
@@ -443,19 +445,19 @@ class _Table:
     Python's values costs DuckDB twice as much.
     """
 
-    def __init__(self, database: _Database, name: str, columns: Mapping[str, str]) -> None:
+    def __init__(self, database: _Database, name: str, columns: Mapping[str, str], batch: int) -> None:
         described = ", ".join(f"{column} {kind}" for column, kind in columns.items())
         self._make = f"CREATE OR REPLACE TABLE {name} ({described})"
         values = ", ".join(_value(number, kind) for number, kind in enumerate(columns.values(), 1))
         self._insert = (
             f"INSERT INTO {name} SELECT {values} FROM (SELECT unnest(from_json($1, '[[\"VARCHAR\"]]')) AS row)"  # noqa: S608  # our own names
         )
-        self._database, self._rows = database, list[tuple[Any, ...]]()
+        self._database, self._batch, self._rows = database, batch, list[tuple[Any, ...]]()
         self.clear()
 
     def add(self, row: tuple[Any, ...]) -> None:
         self._rows.append(row)
-        if len(self._rows) >= _BATCH:
+        if len(self._rows) >= self._batch:
             self.flush()
 
     def flush(self) -> None:

@@ -59,7 +59,7 @@ def opened(run: str | None = None) -> Iterator[Bulk]:
     """Taken apart as ten million messages would be: several parts, and few messages at once."""
     with (
         TemporaryDirectory() as folder,
-        patch.multiple(on_disk, _AT_ONCE=2, _BATCH=3),
+        patch.multiple(on_disk, _AT_ONCE=2, _BATCH=3, _BATCH_OF_A_PART=2),
         closing(Bulk(Path(folder), run, parts=3)) as bulk,
     ):
         yield bulk
