@@ -77,7 +77,7 @@ def audit(
     cold: Annotated[int, typer.Option(min=1_000, help="Rows of each store that are read cold.")] = 200_000,
     as_json: Json = False,
 ) -> None:
-    """Messages judged from what was taken in on disk: at most 60 s and 1 GB for ten million; the cold read's rate."""
+    """Messages judged from what was taken in: at most 60 s and 1 GB for ten million; the cold read's rate."""
     from loadtest.bench import audit as work  # noqa: PLC0415
 
     _carry_out(lambda place, tell: work.bench(place, rounds, messages, cold, tell), as_json=as_json)

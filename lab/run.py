@@ -112,7 +112,9 @@ def _make_ready(place: Home, scenario: Scenario, seed: int) -> None:
     now = client.status(place)
     if place.hosts and now["state"] != "down" and (why := "\n".join(obstacles(now, scenario, given))):
         raise StackError(why)
-    if now["state"] != "down" and (why := fits(now, scenario, given)):
+    why = fits(now, scenario, given) if now["state"] != "down" else ""
+    guests = grafana.wanted() if why or now["state"] == "down" else ()
+    if why:
         say(f"the lab does not fit the scenario ({why}): it is started anew, its data stays")
         control.down(place, say)
     control.up(
@@ -120,7 +122,7 @@ def _make_ready(place: Home, scenario: Scenario, seed: int) -> None:
         faults=True,
         seed=seed,
         only=scenario.parts(),
-        guests=grafana.wanted() if now["state"] == "down" else (),
+        guests=guests,
         settings=scenario.environment,
         say=say,
     )

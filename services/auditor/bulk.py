@@ -6,6 +6,7 @@ thousands at a time, to the same checkers that judge everything else: what they 
 """
 
 import re
+import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from hashlib import blake2b
 from itertools import chain
@@ -134,7 +135,7 @@ class Bulk:
         self._logs: list[Partition] = []
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Let go of all that was taken in."""
         self.database.close()
 
     def take_call(self, topic: str, name: str) -> None:
@@ -213,7 +214,9 @@ class Bulk:
                 "FROM outputs ANTI JOIN (FROM records_0 WHERE list_contains($logs, log)) r USING (log, place)",
                 part, logs=logs,
             )  # fmt: skip
-        for log, place in self._do("SELECT log, place FROM outputs"):
+        # of those before the first offset that is there, the records may have been dropped: nothing is said of them
+        left = "SELECT log, place FROM outputs LEFT JOIN firsts USING (log) WHERE place >= coalesce(first, 0)"
+        for log, place in self._do(left):
             at = self._at(log, place)
             self.take_application(Application(at, True, at, "", b""))
         self._whole["outputs"].clear()
@@ -419,7 +422,8 @@ class _Database:
     def __init__(self, folder: Path, memory_mb: int, threads: int) -> None:
         import duckdb  # noqa: PLC0415  # takes a quarter of a second, which whoever judges no whole need not wait
 
-        self._folder, self._no_room = folder, duckdb.OperationalError
+        self._folder, self._no_room = folder, (duckdb.OperationalError, duckdb.FatalException)
+        self._turn = threading.Lock()  # an audit that is interrupted closes it while a thread may be at work
         settings = {
             "memory_limit": f"{memory_mb}MB", "threads": threads, "temp_directory": str(folder / "beyond"),
             "preserve_insertion_order": "false",
@@ -429,7 +433,8 @@ class _Database:
     def execute(self, query: str, parameters: Any = None) -> list[Any]:
         """All rows of a statement. Raises Unreachable where there is no room for it."""
         try:
-            rows: list[Any] = self._connection.execute(query, parameters).fetchall()
+            with self._turn:
+                rows: list[Any] = self._connection.execute(query, parameters).fetchall()
         except self._no_room as error:
             said = str(error).partition("\n")[0]
             raise Unreachable(f"there is no room in {self._folder.parent} for what the audit reads: {said}") from error
@@ -437,7 +442,8 @@ class _Database:
 
     def close(self) -> None:
         """Let go of all."""
-        self._connection.close()
+        with self._turn:
+            self._connection.close()
 
 
 class _Table:

@@ -1,4 +1,4 @@
-"""A folder for one audit's file. What an audit left behind that was killed is removed by the next one."""
+"""A folder for one audit's files. What an audit left behind that was killed is removed by the next one."""
 
 import fcntl
 import shutil

@@ -21,7 +21,8 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from loadtest.tampering import TamperingError, tamper
 from services.auditor.audit import Unreachable, audit
-from services.auditor.bulk import PART
+from services.auditor.bulk import PART, Bulk
+from services.auditor.stores import Stores
 from services.broker.reader import TopicReader, bounds
 from services.broker.topics import Topic, topics_of
 from services.domain.arms import PUBLISHER_ARMS, ConsumerArm, Promise, PublisherArm
@@ -816,6 +817,24 @@ async def test_what_lies_in_several_parts_is_found_as_well(world: World, divided
     }
     assert row(document, "accept", "intent").applied_once == 7
     assert (row(document, "process", "email").applied_once, document.out_of_scope) == (6, 0)
+
+
+async def test_by_how_many_there_are_the_messages_are_divided(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def counted(*arguments: Any, parts: int, **named: Any) -> Bulk:
+        seen.append(parts)
+        return Bulk(*arguments, parts=parts, **named)
+
+    module = importlib.import_module("services.auditor.audit")
+    monkeypatch.setattr(module, "Bulk", counted)
+    document = await world.audit()
+    assert seen == [1]
+    many = await module._many(Stores(world.settings, None), world.ledger, [PUBLISHER_ARMS["outbox"]])
+    assert many >= 6  # those of this test, and of all others before it
+    monkeypatch.setattr(module, "PART", -(-many // 3))
+    assert (await world.audit()).rows == document.rows
+    assert seen[1] in (3, 4)
 
 
 async def test_outputs_in_several_parts_are_of_their_records(putting_out: World, divided: None) -> None:

@@ -270,6 +270,7 @@ def test_of_one_run_only_what_it_knows_is_kept(run: str | None) -> None:
             bulk.take_application(Application(message, run is None, Coordinates(TOPIC, 0, 0), "", b""))
         bulk.drop_applications_of_others([TOPIC])
         left = {one.key for one in bulk.applications([mine, strange, promised])}
+        assert bulk.promised([mine, strange, promised], [TOPIC]).keys() == {promised}
     assert left == ({mine, strange, promised} if run is None else {mine, promised})
 
 

@@ -1,4 +1,4 @@
-"""Where an audit puts its file: gone with the audit, and what a killed one left goes with the next."""
+"""Where an audit puts its files: gone with the audit, and what a killed one left goes with the next."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ import sys, time
 from pathlib import Path
 from services.auditor.workplace import workplace
 with workplace(Path(sys.argv[1])) as place:
-    (place / "taken.duckdb").write_bytes(b"1")
+    (place / "beyond").write_bytes(b"1")
     print(place.name, flush=True)
     time.sleep(600)
 """
@@ -24,7 +24,7 @@ def folders(home: Path) -> set[str]:
 
 def test_an_audit_leaves_nothing_behind(tmp_path: Path) -> None:
     with workplace(tmp_path / "home") as place:
-        (place / "taken.duckdb").write_bytes(b"1")
+        (place / "beyond").write_bytes(b"1")
         assert folders(tmp_path / "home") == {place.name}
     assert folders(tmp_path / "home") == set()
 
