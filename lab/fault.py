@@ -151,7 +151,7 @@ def _show_faults(faults: list[Fault]) -> None:
 def _lasted(fault: Fault, now: float) -> str:
     if fault.ended is None or fault.ended > now:
         return f"[yellow]{f'since {now - fault.started:.0f} s':>12}[/]"
-    return f"{fault.ended - fault.started:10.1f} s"
+    return f"{max(0.0, fault.ended - fault.started):10.1f} s"
 
 
 @app.command()

@@ -144,7 +144,7 @@ DRILLS: Final = {
         ),
         Drill(
             alert="UnexpectedEffect",
-            strike=("lab fault tamper invent effectively_once --effect email",),
+            strike=("lab fault tamper invent effectively_once --effect charge",),
             of_a_promise=True,
         ),
     )
@@ -212,11 +212,12 @@ class Range:
         began = time.time()
         try:
             for command in drill.strike:
-                self._run(command)
+                self._strike(command)
             page = self._wait(lambda: self._page(drill, began), drill.within_s, f"{drill.alert} did not come")
         finally:
             for command in drill.undo:
-                self._run(command)
+                if said := self._run(command):
+                    self._say(f"  {command}: {said}")
         fault = self._fault(began, page["started"])
         return Measured(
             delay_s=round(page["received"] - fault.started, 2),
@@ -265,11 +266,20 @@ class Range:
             raise NotFired("the nemesis log has no fault of this round")
         return min(struck, key=lambda fault: fault.started)
 
-    def _run(self, command: str) -> None:
+    def _strike(self, command: str) -> None:
+        """Do it; again, as long as what it needs has yet to come with the load. Raises NotFired."""
+        deadline = time.monotonic() + _COMMAND_S
+        while said := self._run(command):
+            if time.monotonic() > deadline:
+                raise NotFired(f"`{command}` is not done: {said}")
+            time.sleep(_LOOK_S)
+
+    def _run(self, command: str) -> str:
+        """Run a command; says why it was not done."""
         name, *arguments = command.split()
         if name == "sleep":
             time.sleep(float(arguments[0]))
-            return
+            return ""
         done = subprocess.run(
             [sys.executable, "-m", "lab.main", *arguments],
             capture_output=True,
@@ -277,8 +287,7 @@ class Range:
             timeout=_COMMAND_S,
             check=False,
         )
-        if done.returncode:
-            self._say(f"  {command}: {done.stderr.strip() or done.returncode}")
+        return done.stderr.strip() or f"exit code {done.returncode}" if done.returncode else ""
 
     @staticmethod
     def _wait(look: Callable[[], Any], timeout_s: float, otherwise: str) -> Any:

@@ -23,6 +23,7 @@ class Cursor(Generic[N]):
         self.floor: N = lowest
         self._highest: N = lowest
         self._taken: set[N] = set()
+        self._many = 0
         self._marks: deque[tuple[float, int, N]] = deque()  # when, xmax after that look, the highest number by then
 
     @property
@@ -30,11 +31,17 @@ class Cursor(Generic[N]):
         """How many rows above the floor were taken in before: a look sees them again."""
         return len(self._taken)
 
+    @property
+    def passed(self) -> int:
+        """How many rows there are up to the floor, unless one was taken away since."""
+        return self._many - len(self._taken)
+
     def take(self, numbers: Iterable[N], now: float, xmin: int, xmax: int) -> set[N]:
         """Of the numbers above the floor that a look saw, those that are new. The snapshot is of before the look."""
         seen_before = self._highest
         fresh = {number for number in numbers if number not in self._taken}
         self._taken |= fresh
+        self._many += len(fresh)
         self._highest = max(fresh | {self._highest})
         self._rise(now, xmin)
         if not self._marks or self._marks[-1][2] != seen_before:

@@ -24,11 +24,14 @@ SELECT seq, account, effect, message_id AS id, true AS ours, topic, partition, "
        amount_cents, currency, customer_id
 FROM applications WHERE seq > $1 ORDER BY seq LIMIT $2;
 
--- records_count: how many there are, to see that none was taken away
-SELECT count(*) FROM {schema}.records;
+-- records_up_to: how many there are, to see that none was taken away
+SELECT count(*) FROM {schema}.records WHERE seq <= $1;
 
--- applications_count: how many there are
-SELECT count(*) FROM applications;
+-- applications_up_to: how many there are
+SELECT count(*) FROM applications WHERE seq <= $1;
+
+-- intents_up_to: how many there are
+SELECT count(*) FROM intents WHERE message_id <= $1;
 
 -- intents_count: how many there are
 SELECT count(*) FROM intents;

@@ -45,7 +45,6 @@ class Taking:
         self._own = [topic for arm in consumers for topic in (*arm.retry_topics, arm.redelivery_topic) if topic]
         self._heads: Offsets = {}
         self._heads_due = self._count_due = 0.0
-        self._rows: dict[str, int] = {}  # by store, when they were counted last
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -212,24 +211,32 @@ class Taking:
                 self.live.take_records_applied(name, effect, key, places)
 
     async def count_rows(self) -> None:
-        """Where a store has fewer rows than it had, something was taken away: then all is read again."""
+        """Where a store has fewer rows up to the cursor's floor than were taken in, something was taken away: then all
+        is read again. Rows above the floor are counted when it has passed them.
+        """
         began = time.monotonic()
-        counted = {"provider": (await self._fetch(self._settings.ledger, "provider", "applications_count"))[0][0]}
+        postgres = self._settings.postgres
+        fewer = await self._has_lost(self._calls, self._settings.ledger, "provider", "applications_up_to")
         for arm in self._consumers:
-            counted[arm.name] = (await self._fetch(self._settings.postgres, "payments", "records_count", arm=arm))[0][0]
+            cursor = self._records[arm.name]
+            fewer |= await self._has_lost(cursor, postgres, "payments", "records_up_to", arm=arm)
         for publisher in self._publishers:
             for kind in publisher.kinds:
-                database = publisher.database(kind)
-                counted[database] = (await self._fetch(self._settings.postgres, database, "intents_count"))[0][0]
+                made = self._intents[publisher.name, kind.name]
+                fewer |= await self._has_lost(made, postgres, publisher.database(kind), "intents_up_to")
         took_s = time.monotonic() - began
         self._count_due = time.monotonic() + max(_COUNT_S, _COUNT_SHARE * took_s)
-        fewer = any(count < self._rows.get(name, 0) for name, count in counted.items())
         if fewer:
             await asyncio.to_thread(self._main.close)
             await asyncio.to_thread(self._out.close)
             self.live.close()
             self._begin_again()
-        self._rows = counted
+
+    async def _has_lost(
+        self, cursor: Cursor[Any], server: str, database: str, statement: str, arm: ConsumerArm | None = None
+    ) -> bool:
+        ((count,),) = await self._fetch(server, database, statement, cursor.floor, arm=arm)
+        return bool(count < cursor.passed)
 
     def _may_be_behind(self, rows: Collection[Any], limit: int) -> None:
         self.behind = self.behind or len(rows) >= limit

@@ -178,6 +178,14 @@ class World:
             self.arm.name, effect, str(message.id), *where,
         )  # fmt: skip
 
+    async def number_of(self, message: Message, effect: str) -> int:
+        """The number of the row of the message's effect."""
+        if effect == "record":
+            query = f"SELECT seq FROM {self.arm.schema}.records WHERE message_id = $1"  # noqa: S608
+            return int(await self.databases["payments"].fetchval(query, message.id))
+        query = "SELECT seq FROM applications WHERE account = $1 AND effect = $2 AND message_id = $3"
+        return int(await self.databases["provider"].fetchval(query, self.arm.name, effect, str(message.id)))
+
     async def payments(self, statement: str, *arguments: Any) -> None:
         await self.databases["payments"].execute(statement.replace("{schema}", self.arm.schema), *arguments)
 
@@ -777,7 +785,7 @@ async def tampered(world: World, kind: str, effect: str) -> list[str]:
                 raise
             return None
 
-    return await until(old_enough, "effects older than two seconds")
+    return await until(old_enough, "effects that are old enough")
 
 
 async def test_what_an_arms_unique_constraint_refuses_is_not_done(world: World) -> None:

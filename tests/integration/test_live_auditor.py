@@ -104,13 +104,28 @@ async def test_what_is_lost_doubled_and_made_up_is_found_and_a_loss_can_be_taken
     assert watch.about(late.id) == {("charge", "lost"): 1, ("email", "lost"): 1}
 
 
-async def test_a_row_that_was_taken_away_is_missed(watch: Watch) -> None:
-    victim = watch.world.messages[2]
-    await watch.taking.count_rows()
-    await watch.world.payments("DELETE FROM {schema}.records WHERE message_id = $1", victim.id)
+@pytest.mark.parametrize("effect", ["record", "charge"])
+async def test_a_row_that_was_taken_away_is_missed_whatever_comes_meanwhile(watch: Watch, effect: str) -> None:
+    world, victim = watch.world, watch.world.messages[2]
+    await world.seed(ORDERS)  # a row above the victim's, so that the cursor can pass that
+
+    async def passed() -> bool:
+        await watch.look()
+        cursor = watch.taking._records[world.arm.name] if effect == "record" else watch.taking._calls
+        return await world.number_of(victim, effect) <= cursor.floor
+
+    await until(passed, "the cursor to pass the row")
+    if effect == "record":
+        await world.payments("DELETE FROM {schema}.records WHERE message_id = $1", victim.id)
+    else:
+        await world.databases["provider"].execute(
+            "DELETE FROM applications WHERE effect = 'charge' AND message_id = $1", str(victim.id)
+        )
+    for _ in range(3):  # there are more rows than before
+        await world.seed(ORDERS)
     await watch.taking.count_rows()
     await watch.look()
-    assert watch.about(victim.id) == {("record", "lost"): 1}
+    assert watch.about(victim.id) == {(effect, "lost"): 1}
 
 
 async def test_an_effect_that_commits_late_is_not_skipped(watch: Watch) -> None:

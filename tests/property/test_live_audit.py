@@ -186,6 +186,7 @@ def test_a_cursor_skips_no_row_that_commits_late_and_takes_none_twice(steps: lis
     for now, (commits, begins) in enumerate(steps):
         xmin, xmax = min(running, default=xid + 1), xid + 1
         taken += cursor.take([n for n in committed if n > cursor.floor], now * 10.0, xmin, xmax)
+        assert cursor.passed == sum(n <= cursor.floor for n in committed)
         for _ in range(begins):
             xid, number = xid + 1, number + 1
             running[xid] = number
