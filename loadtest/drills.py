@@ -132,7 +132,7 @@ DRILLS: Final = {
         # last, because what no process did looks like a gap in the telemetry, too
         Drill(
             alert="EventsLost",
-            # found by counting, and all is read again then: no bound holds for that, it grows with what the lab has seen
+            # found by counting, and all is read again then: it takes longer the more a lab has seen
             strike=("lab fault tamper remove effectively_once --effect record",),
             within_s=90,
             of_a_promise=True,
