@@ -24,7 +24,7 @@ The delay is from the begin of the fault, as the nemesis log has it, to the rece
 (`lab alerts test`, on two shared cores). Of loss, duplicates, dead letters and a part that is down the median of five
 rounds shall be at most {LIMIT_S:g} s. No fault makes an arm break its promise, so where one is broken its store was
 tampered with. An effect that was taken away there (`EventsLost` as a page) is found by counting, and all is read again
-then: that took longer, and takes longer the more a lab has seen.
+then: that is above the bound, and takes longer the more a lab has seen.
 """
 
 

@@ -16,10 +16,10 @@ from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, 
 from lab.stack import Json
 from loadtest.data_faults import MAX_COUNT, TOPICS, InjectionError
 from loadtest.data_faults import inject as put
-from loadtest.tampering import EFFECTS as TAMPERED
 from loadtest.tampering import MAX_COUNT as TAMPERED_AT_MOST
 from loadtest.tampering import TamperingError, tamper
 from services.domain.arms import CONSUMER_ARMS
+from services.domain.effects import EFFECTS
 from services.failpoints.grammar import FailpointError, check_name, parse
 from services.failpoints.names import DATA_FAULTS, FAILPOINTS, TAMPERINGS, Failpoint
 from services.settings import read_settings
@@ -191,7 +191,7 @@ def inject(
 def tamper_with(
     kind: Annotated[str, typer.Argument(help=f"{', '.join(TAMPERINGS)}.")],
     arm: Annotated[str, typer.Argument(help="The consumer arm to whose effects it is done.")],
-    effect: Annotated[str, typer.Option(help=f"{', '.join(TAMPERED)}.")] = "charge",
+    effect: Annotated[str, typer.Option(help=f"{', '.join(EFFECTS)}.")] = "charge",
     count: Annotated[int, typer.Option(help="To how many, the newest.", min=1, max=TAMPERED_AT_MOST)] = 1,
     as_json: Json = False,
 ) -> None:
@@ -200,8 +200,8 @@ def tamper_with(
         fail(Exit.USAGE, f"unknown tampering {kind!r}; the kinds are {', '.join(TAMPERINGS)}")
     if arm not in CONSUMER_ARMS:
         fail(Exit.USAGE, f"unknown consumer arm {arm!r}; the arms are {', '.join(CONSUMER_ARMS)}")
-    if effect not in TAMPERED or effect not in CONSUMER_ARMS[arm].effects:
-        have = [one for one in TAMPERED if one in CONSUMER_ARMS[arm].effects]
+    if effect not in EFFECTS or effect not in CONSUMER_ARMS[arm].effects:
+        have = [one for one in EFFECTS if one in CONSUMER_ARMS[arm].effects]
         fail(Exit.USAGE, f"unknown effect {effect!r}; those of {arm} that can be tampered with are {', '.join(have)}")
     place = home()
     with errors_as_sentences():

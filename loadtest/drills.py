@@ -134,6 +134,7 @@ DRILLS: Final = {
             alert="EventsLost",
             # found by counting, and all is read again then: it takes longer the more a lab has seen
             strike=("lab fault tamper remove effectively_once --effect record",),
+            rounds=ROUNDS,
             within_s=90,
             of_a_promise=True,
         ),

@@ -13,7 +13,6 @@ from services.domain.arms import ConsumerArm
 from services.settings import Settings
 from services.storage.postgres import AWAY, connect, statements
 
-EFFECTS: Final = ("record", "charge", "email")
 MAX_COUNT: Final = 1_000
 _SQL: Final = statements(Path(__file__).parent / "tampering.sql")
 

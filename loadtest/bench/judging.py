@@ -17,7 +17,7 @@ from typing import Final
 from services.auditor.bulk import PART, Bulk
 from services.auditor.evidence import Case, rows_of
 from services.auditor.history import Holdings, Key, Outbox, Published, PublishLook
-from services.auditor.sifting import Lives, accept_cases, process_cases, publish_cases
+from services.auditor.sifting import accept_cases, process_cases, publish_cases
 from services.auditor.stores import Application
 from services.domain.arms import CONSUMER_ARMS, DEFAULT_PUBLISHER, PUBLISHER_ARMS
 from services.domain.audit import AuditRow
@@ -86,7 +86,7 @@ def judge(bulk: Bulk, many: int) -> list[AuditRow]:
     cases: list[Case] = accept_cases(bulk, _PUBLISHER, topic, set())
     cases += publish_cases(bulk, _PUBLISHER.name, topic, [topic], Outbox(), second, truncated=False)
     bulk.set_committed(holdings.committed, {})
-    cases += asyncio.run(process_cases(bulk, ARM, "record", [topic], holdings, Lives({}), again))
+    cases += asyncio.run(process_cases(bulk, ARM, "record", [topic], holdings, {}, again))
     for case in cases:
         case.judgement.settle()
     return rows_of(cases)

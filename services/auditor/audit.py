@@ -20,7 +20,7 @@ from services.auditor.history import Copy, Holdings, Key, Outbox, Published, Pub
 from services.auditor.holding import Start, begin, finish
 from services.auditor.ledger import ClientLedger, Line
 from services.auditor.outside import Applications, applications
-from services.auditor.sifting import Lives, accept_cases, process_cases, publish_cases
+from services.auditor.sifting import accept_cases, process_cases, publish_cases
 from services.auditor.stores import Application, Stores, Unreachable, reaching
 from services.auditor.workplace import workplace
 from services.broker.reader import Bounds, Offsets, Partition, TopicReader, bounds
@@ -230,8 +230,7 @@ class _Audit:
             await reader.read()
             self._bulk.drop_applications_of_others(topics)
             again = _Again(self._stores, arm, reader)
-            known = Lives(lives, self._firsts)
-            cases += await process_cases(self._bulk, arm, effect, topics, holdings, known, again.look)
+            cases += await process_cases(self._bulk, arm, effect, topics, holdings, lives, again.look)
         return cases
 
     async def _published(

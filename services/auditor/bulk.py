@@ -122,6 +122,7 @@ class Bulk:
     ) -> None:  # fmt: skip
         self.database = _Database(folder, memory_mb, threads)
         self.parts = range(parts)
+        self.firsts: Mapping[Partition, int] = {}  # as they were said last
         self._run = run
         some = max(_BATCH // parts, _BATCH_OF_A_PART)
         self._in_parts = {
@@ -235,6 +236,7 @@ class Bulk:
 
     def set_committed(self, committed: Mapping[Partition, int], firsts: Mapping[Partition, int]) -> None:
         """Where the arm's group stands, and the first offset of each partition that is still there."""
+        self.firsts = firsts
         for name, offsets in (("committed", committed), ("firsts", firsts)):
             self._whole[name].clear()
             for partition, offset in offsets.items():

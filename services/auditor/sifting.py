@@ -4,8 +4,6 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence, 
 from functools import partial
 from typing import Any
 
-import msgspec
-
 from services.auditor.applications import Known, taken
 from services.auditor.bulk import Bulk
 from services.auditor.evidence import Case, Describe, name_of
@@ -26,13 +24,6 @@ from services.domain.messages import Coordinates
 
 # What an arm holds by now, and what it did for some messages by then.
 LookAgain = Callable[[Set[Key]], Awaitable[tuple[Holdings, Sequence[Application]]]]
-
-
-class Lives(msgspec.Struct, frozen=True):
-    """What the judging of effects needs to know besides: whose process a life is of; the first offset of partitions."""
-
-    owners: Mapping[str, str]
-    firsts: Mapping[tuple[str, int], int] = {}
 
 
 def accept_cases(bulk: Bulk, arm: PublisherArm, topic: str, runs: Set[bytes]) -> list[Case]:
@@ -66,16 +57,19 @@ async def process_cases(
     effect: str,
     topics: Collection[str],
     holdings: Holdings,
-    lives: Lives,
+    lives: Mapping[str, str],
     again: LookAgain,
 ) -> list[Case]:
-    """The hop process of one arm and effect, of the records of these topics. Raises what `again` raises."""
+    """The hop process of one arm and effect, of the records of these topics; `lives`: whose process a life is of.
+
+    Raises what `again` raises.
+    """
     letters, emails = holdings.letters, holdings.emails if effect == "email" else {}
     bulk.hold([*letters.of, *emails], [*letters.at, *holdings.sent_on])
-    others = [life for life, owner in lives.owners.items() if owner != arm.name]
+    others = [life for life, owner in lives.items() if owner != arm.name]
     cases = []
     for some in bulk.processed(effect, topics, others):
-        published, known = some.published, Known(some.published, lives.owners, lives.firsts)
+        published, known = some.published, Known(some.published, lives, bulk.firsts)
         first = second = ProcessLook(holdings, taken(arm, effect, known, some.found))
         suspects = seem_lost(effect, arm, published, first)
         if suspects:

@@ -38,7 +38,7 @@ from services.auditor.judge import (
     seem_lost,
     without_a_line,
 )
-from services.auditor.sifting import Lives, accept_cases, process_cases, publish_cases
+from services.auditor.sifting import accept_cases, process_cases, publish_cases
 from services.auditor.stores import Application
 from services.domain.arms import PUBLISHER_ARMS, ConsumerArm
 from services.domain.audit import AuditRow
@@ -95,8 +95,7 @@ def process_both_ways(
     async def again(messages: Set[Key]) -> tuple[Holdings, Sequence[Application]]:
         return holdings, bulk.applications(messages)
 
-    lives = Lives(LIVES, firsts)
-    cases = asyncio.run(process_cases(bulk, arm, effect, [TOPIC, OTHER_TOPIC], holdings, lives, again))
+    cases = asyncio.run(process_cases(bulk, arm, effect, [TOPIC, OTHER_TOPIC], holdings, LIVES, again))
     look = ProcessLook(holdings, taken(arm, effect, Known(published, LIVES, firsts), found))
     row = AuditRow(hop="process", arm=arm.name, effect=effect)
     suspects = seem_lost(effect, arm, published, look)
@@ -248,7 +247,7 @@ def test_an_output_is_of_the_record_that_it_came_from(copies: list[Copy], origin
             return holdings, bulk.applications(messages)
 
         cases = asyncio.run(
-            process_cases(bulk, arm, "output", [TOPIC, OTHER_TOPIC], holdings, Lives({}), again)
+            process_cases(bulk, arm, "output", [TOPIC, OTHER_TOPIC], holdings, {}, again)
         )  # fmt: skip
         found = [Application(of.get(at, at), True, at, "", b"") for at in places]
         look = ProcessLook(holdings, taken(arm, "output", Known(published, {}), found))

@@ -35,6 +35,7 @@ def test_the_alerts_of_loss_duplicates_letters_and_outages_are_measured_five_tim
     several = {name for name, drill in DRILLS.items() if drill.rounds == 5}
     assert several == {
         "EventsLost",
+        "EventsLost/page",
         "EffectDuplicated",
         "EffectDuplicated/page",
         "DeadLetterInflow",

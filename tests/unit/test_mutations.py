@@ -37,7 +37,7 @@ from services.auditor.history import (
 )
 from services.auditor.journal import Journal, Said
 from services.auditor.judge import Judgement, judge_accept, judge_process, judge_publish, seem_lost, without_a_line
-from services.auditor.sifting import Lives, accept_cases, process_cases, publish_cases
+from services.auditor.sifting import accept_cases, process_cases, publish_cases
 from services.auditor.stores import Application, Seen
 from services.auditor.why import Case, why
 from services.domain.arms import PUBLISHER_ARMS, ConsumerArm
@@ -200,7 +200,11 @@ def audit_on_disk(books: Books, folder: Path) -> Iterator[Finding]:
             bulk.take_record(copy)
         bulk.drop_records_of_others([ORDERS.topic])
         cases = accept_cases(bulk, PUBLISHER_ARMS["outbox"], ORDERS.topic, RUNS)
-        outbox, lives, holdings = Outbox({id_of(n).bytes for n in books.outbox}), Lives(books.lives()), books.holdings()
+        outbox, lives, holdings = (
+            Outbox({id_of(n).bytes for n in books.outbox}),
+            books.lives(),
+            books.holdings(),
+        )
         second = PublishLook(outbox, Published())
         cases += publish_cases(bulk, "outbox", ORDERS.topic, [ORDERS.topic], outbox, second, truncated=False)
         bulk.set_committed(holdings.committed, {})

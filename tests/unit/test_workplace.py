@@ -8,13 +8,13 @@ from pathlib import Path
 from services.auditor.workplace import workplace
 
 HOLDS = """
-import sys, time
+import signal, sys
 from pathlib import Path
 from services.auditor.workplace import workplace
 with workplace(Path(sys.argv[1])) as place:
     (place / "beyond").write_bytes(b"1")
     print(place.name, flush=True)
-    time.sleep(600)
+    signal.pause()
 """
 
 
