@@ -36,6 +36,10 @@ class Cursor(Generic[N]):
         """How many rows there are up to the floor, unless one was taken away since."""
         return self._many - len(self._taken)
 
+    def removed(self, many: int) -> None:
+        """So many rows up to the floor are there no more."""
+        self._many -= many
+
     def take(self, numbers: Iterable[N], now: float, xmin: int, xmax: int) -> set[N]:
         """Of the numbers above the floor that a look saw, those that are new. The snapshot is of before the look."""
         seen_before = self._highest

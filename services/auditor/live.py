@@ -78,6 +78,10 @@ class _Row:
         self._missing = {key: self._missing.get(key, now) for key in nowhere}
         return {key for key, since in self._missing.items() if now - since >= GRACE_S}
 
+    def removed(self, key: Key) -> None:
+        """It was seen, and is there no more."""
+        self._missing[key] = 0.0
+
     def unripe(self, surplus: Collection[Key], now: float) -> set[Key]:
         """Those that have been applied too often for less than the grace."""
         self._surplus = {key: self._surplus.get(key, now) for key in surplus}
@@ -328,6 +332,24 @@ class Live:
         if found.key not in cell.open:
             cell.reopen(found.key, self._count(cell, found.key), self._allowed(cell, found.key))
         self._add(cell, found)
+
+    def take_back(self, arm: str, effect: str, found: Application) -> bool:
+        """An application that was taken in is there no more. False: it was none of a message, all must be read again.
+
+        Nothing takes one out and puts it elsewhere: what is nowhere now need not wait for the grace.
+        """
+        cell, key = self._cells[arm, effect], found.key
+        self._recall(DEFAULT_PUBLISHER, key)
+        many = self._count(cell, key)
+        if not many or key in cell.orphans:
+            return False
+        if key not in cell.open:
+            cell.reopen(key, many, self._allowed(cell, key))
+        if key in cell.records:
+            cell.records[key] -= Counter((found.at,))
+        self._set(cell, key, many - 1)
+        cell.removed(key)
+        return True
 
     def lacking(self) -> dict[tuple[str, str], list[Key]]:
         """Of which messages it must be looked up for which records they were applied."""

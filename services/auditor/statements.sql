@@ -30,6 +30,12 @@ SELECT count(*) FROM {schema}.records WHERE seq <= $1;
 -- applications_up_to: how many there are
 SELECT count(*) FROM applications WHERE seq <= $1;
 
+-- records_there: which of these rows are still there
+SELECT seq FROM {schema}.records WHERE seq = ANY ($1::bigint[]);
+
+-- applications_there: which of these rows are still there
+SELECT seq FROM applications WHERE seq = ANY ($1::bigint[]);
+
 -- intents_up_to: how many there are
 SELECT count(*) FROM intents WHERE message_id <= $1;
 

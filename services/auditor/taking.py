@@ -26,9 +26,23 @@ _RECORDS: Final = 20_000  # of the topics
 _LEDGER_BYTES: Final = 10_000_000  # some 20,000 requests
 _SLICE: Final = 2_000  # records that are taken in before others get their turn
 _LOOK_AT_HEADS_S: Final = 10.0
-_COUNT_S: Final = 5.0
+_COUNT_S: Final = 2.0
 _COUNT_SHARE: Final = 50  # counting all rows may take one part in so many of the time
+_LATELY: Final = 5_000  # rows of one table: of a younger one that is removed it is known what it was
 _WITH_MONEY: Final = frozenset({"charge"})
+
+
+class _Table:
+    """Applied effects of one table: how far it was read, and what its youngest rows were."""
+
+    def __init__(self) -> None:
+        self.cursor = Cursor(0)
+        self.lately: dict[int, tuple[str, str, Application]] = {}  # by number: arm, effect and application
+
+    def remember(self, number: int, arm: str, effect: str, found: Application) -> None:
+        self.lately[number] = arm, effect, found
+        if len(self.lately) > _LATELY:
+            del self.lately[next(iter(self.lately))]
 
 
 class Taking:
@@ -52,9 +66,9 @@ class Taking:
         self.live = Live(self._publishers, self._consumers)
         self.client = ClientLedger(Path(self._settings.home) / "ledger", follow=True)
         self._intents = {(arm.name, kind.name): Cursor(UUID(int=0)) for arm in self._publishers for kind in arm.kinds}
-        self._records = {arm.name: Cursor(0) for arm in self._consumers}
+        self._records = {arm.name: _Table() for arm in self._consumers}
         self._pending: dict[str, dict[int, Application]] = {arm.name: {} for arm in self._consumers}
-        self._calls = Cursor(0)
+        self._calls = _Table()
         self._main, self._out = Tail(self._settings.kafka), Tail(self._settings.kafka, stable=True)
         self.behind = True  # there was more than a look takes in
 
@@ -157,8 +171,8 @@ class Taking:
         for arm in self._consumers:
             if "record" not in arm.effects:
                 continue
-            cursor, waiting = self._records[arm.name], self._pending[arm.name]
-            snapshot = await self._snapshot(*payments)
+            table, waiting = self._records[arm.name], self._pending[arm.name]
+            cursor, snapshot = table.cursor, await self._snapshot(*payments)
             limit = cursor.overlap + _ROWS
             rows = await self._fetch(*payments, "records_after", cursor.floor, limit, arm=arm)
             fresh = cursor.take([row[0] for row in rows], now, *snapshot)
@@ -167,24 +181,28 @@ class Taking:
                 if seq in fresh:
                     waiting[seq] = application(rest)
                     if status == "applied":
-                        self.live.take_application(arm.name, "record", waiting.pop(seq), now)
+                        self._take(table, seq, arm.name, "record", waiting.pop(seq), now)
             if waiting:
                 for (seq,) in await self._fetch(*payments, "applied_among", list(waiting), arm=arm):
-                    self.live.take_application(arm.name, "record", waiting.pop(seq), now)
+                    self._take(table, seq, arm.name, "record", waiting.pop(seq), now)
         await self._new_calls(now)
 
     async def _new_calls(self, now: float) -> None:
         provider = self._settings.ledger, "provider"
-        snapshot = await self._snapshot(*provider)
-        limit = self._calls.overlap + _ROWS
-        rows = await self._fetch(*provider, "applications_after", self._calls.floor, limit)
-        fresh = self._calls.take([row[0] for row in rows], now, *snapshot)
+        cursor, snapshot = self._calls.cursor, await self._snapshot(*provider)
+        limit = cursor.overlap + _ROWS
+        rows = await self._fetch(*provider, "applications_after", cursor.floor, limit)
+        fresh = cursor.take([row[0] for row in rows], now, *snapshot)
         self._may_be_behind(rows, limit)
         effects = {arm.name: arm.effects for arm in self._consumers}
         for seq, account, effect, *rest, amount_cents, currency, customer_id in rows:
             if seq in fresh and effect in effects.get(account, ()):
                 kept = (amount_cents, currency, customer_id) if effect in _WITH_MONEY else (customer_id,)
-                self.live.take_application(account, effect, application([*rest, *kept]), now)
+                self._take(self._calls, seq, account, effect, application([*rest, *kept]), now)
+
+    def _take(self, table: _Table, number: int, arm: str, effect: str, found: Application, now: float) -> None:
+        self.live.take_application(arm, effect, found, now)
+        table.remember(number, arm, effect, found)
 
     async def _new_outputs(self, now: float) -> None:
         for arm in self._consumers:
@@ -211,32 +229,54 @@ class Taking:
                 self.live.take_records_applied(name, effect, key, places)
 
     async def count_rows(self) -> None:
-        """Where a store has fewer rows up to the cursor's floor than were taken in, something was taken away: then all
-        is read again. Rows above the floor are counted when it has passed them.
+        """Where a store has fewer rows up to the cursor's floor than were taken in, something was taken away.
+
+        If that is among what was taken in lately, it is taken back; else all is read again. Rows above the floor are
+        counted when it has passed them.
         """
         began = time.monotonic()
-        postgres = self._settings.postgres
-        fewer = await self._has_lost(self._calls, self._settings.ledger, "provider", "applications_up_to")
+        postgres, provider = self._settings.postgres, (self._settings.ledger, "provider")
+        in_place = await self._is_in_place(self._calls, *provider, "applications")
         for arm in self._consumers:
-            cursor = self._records[arm.name]
-            fewer |= await self._has_lost(cursor, postgres, "payments", "records_up_to", arm=arm)
+            in_place &= await self._is_in_place(self._records[arm.name], postgres, "payments", "records", arm)
         for publisher in self._publishers:
             for kind in publisher.kinds:
                 made = self._intents[publisher.name, kind.name]
-                fewer |= await self._has_lost(made, postgres, publisher.database(kind), "intents_up_to")
+                in_place &= not await self._removed(made, postgres, publisher.database(kind), "intents")
         took_s = time.monotonic() - began
         self._count_due = time.monotonic() + max(_COUNT_S, _COUNT_SHARE * took_s)
-        if fewer:
-            await asyncio.to_thread(self._main.close)
-            await asyncio.to_thread(self._out.close)
-            self.live.close()
-            self._begin_again()
+        if not in_place:
+            await self.read_anew()
 
-    async def _has_lost(
-        self, cursor: Cursor[Any], server: str, database: str, statement: str, arm: ConsumerArm | None = None
+    async def read_anew(self) -> None:
+        """Let go of what was read: the next looks read all again."""
+        await asyncio.to_thread(self._main.close)
+        await asyncio.to_thread(self._out.close)
+        self.live.close()
+        self._begin_again()
+
+    async def _is_in_place(
+        self, table: _Table, server: str, database: str, name: str, arm: ConsumerArm | None = None
     ) -> bool:
-        ((count,),) = await self._fetch(server, database, statement, cursor.floor, arm=arm)
-        return bool(count < cursor.passed)
+        """Whether each row is there, or is known and was taken back."""
+        cursor = table.cursor
+        removed = await self._removed(cursor, server, database, name, arm)
+        if not removed:
+            return True
+        asked = [number for number in table.lately if number <= cursor.floor]
+        there = {number for (number,) in await self._fetch(server, database, f"{name}_there", asked, arm=arm)}
+        missing = [number for number in asked if number not in there]
+        if len(missing) < removed:
+            return False
+        cursor.removed(len(missing))
+        return all(self.live.take_back(*table.lately.pop(number)) for number in missing)
+
+    async def _removed(
+        self, cursor: Cursor[Any], server: str, database: str, name: str, arm: ConsumerArm | None = None
+    ) -> int:
+        """How many rows there are fewer than were taken in, up to the cursor's floor."""
+        ((count,),) = await self._fetch(server, database, f"{name}_up_to", cursor.floor, arm=arm)
+        return max(0, cursor.passed - int(count))
 
     def _may_be_behind(self, rows: Collection[Any], limit: int) -> None:
         self.behind = self.behind or len(rows) >= limit

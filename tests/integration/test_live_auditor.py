@@ -105,14 +105,21 @@ async def test_what_is_lost_doubled_and_made_up_is_found_and_a_loss_can_be_taken
 
 
 @pytest.mark.parametrize("effect", ["record", "charge"])
-async def test_a_row_that_was_taken_away_is_missed_whatever_comes_meanwhile(watch: Watch, effect: str) -> None:
+@pytest.mark.parametrize("known", [True, False], ids=["young", "old"])
+async def test_a_row_that_was_taken_away_is_missed_whatever_comes_meanwhile(
+    watch: Watch, effect: str, known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     world, victim = watch.world, watch.world.messages[2]
+    if not known:
+        monkeypatch.setattr(taking, "_LATELY", 0)
+        await watch.taking.read_anew()
+        await watch.look()
     await world.seed(ORDERS)  # a row above the victim's, so that the cursor can pass that
 
     async def passed() -> bool:
         await watch.look()
-        cursor = watch.taking._records[world.arm.name] if effect == "record" else watch.taking._calls
-        return await world.number_of(victim, effect) <= cursor.floor
+        table = watch.taking._records[world.arm.name] if effect == "record" else watch.taking._calls
+        return await world.number_of(victim, effect) <= table.cursor.floor
 
     await until(passed, "the cursor to pass the row")
     if effect == "record":
@@ -123,9 +130,14 @@ async def test_a_row_that_was_taken_away_is_missed_whatever_comes_meanwhile(watc
         )
     for _ in range(3):  # there are more rows than before
         await world.seed(ORDERS)
+    before = watch.taking.live
     await watch.taking.count_rows()
+    assert (watch.taking.live is before) == known, "what is known is taken back, else all is read again"
     await watch.look()
     assert watch.about(victim.id) == {(effect, "lost"): 1}
+    read = watch.taking.live
+    await watch.taking.count_rows()
+    assert watch.taking.live is read, "it is missed once"
 
 
 async def test_an_effect_that_commits_late_is_not_skipped(watch: Watch) -> None:

@@ -1,7 +1,7 @@
 """The live audit against the whole one: whatever order things are taken in, after the grace both say the same."""
 
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from uuid import UUID
 
 import msgspec
@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from services.auditor.cursor import Cursor
-from services.auditor.history import Answers, Holdings, Outbox
+from services.auditor.history import Answers, Applied, Holdings, Outbox
 from services.auditor.live import GRACE_S, Held, Live
 from services.auditor.stores import Application
 from services.broker.reader import Record
@@ -35,10 +35,20 @@ def held(holdings: Holdings, outbox: Outbox = NOTHING, answers: Answers | None =
     return Held({"outbox": outbox}, {"tried": holdings}, said)
 
 
+Events = list[tuple[str, Coordinates]]
+
+
 def live_row(told: Told, arm: ConsumerArm, effect: str, seed: int) -> AuditRow:
     """Take everything in, in any order and in several passes; the last two are a grace apart."""
+    live, _ = taken_in(told, arm, effect, seed)
+    live.judge(held(told.holdings), 1_000)
+    return row_of(live, told, effect, 1_000 + GRACE_S)
+
+
+def taken_in(told: Told, arm: ConsumerArm, effect: str, seed: int) -> tuple[Live, Events]:
+    """A live audit that has read everything, in any order and in several passes."""
     live = Live([OUTBOX], [arm])
-    events: list[tuple[str, Coordinates]] = []
+    events: Events = []
     places = told.published.places()
     for at in places:
         events += [("record", at), *[("apply", at)] * told.applied.at.get(at, 0)]
@@ -59,15 +69,19 @@ def live_row(told: Told, arm: ConsumerArm, effect: str, seed: int) -> AuditRow:
                 live.judge(now, number)
             live.forget(shuffle.randrange(4), now.answers)
     look_up(live, told, events)
-    live.judge(held(told.holdings), 1_000)
-    rows = {row.name: row for row in live.judge(held(told.holdings), 1_000 + GRACE_S).rows}
+    return live, events
+
+
+def row_of(live: Live, told: Told, effect: str, now: float) -> AuditRow:
+    """What a pass says of the effect."""
+    rows = {row.name: row for row in live.judge(held(told.holdings), now).rows}
     row = rows[f"process/tried/{effect}"]
     said = [one for one in live.standing() if one.row == row.name and one.state == "lost"]
     assert len(said) == row.lost  # what alerts go by is what the row says
     return row
 
 
-def look_up(live: Live, told: Told, events: list[tuple[str, Coordinates]]) -> None:
+def look_up(live: Live, told: Told, events: Events) -> None:
     """What a store answers that is asked for which records some messages were applied."""
     for (name, effect), keys in live.lacking().items():
         for wanted in keys:
@@ -92,6 +106,39 @@ def test_so_it_does_for_an_arm_that_promises_per_record(told: Told, seed: int, l
     row = live_row(told, arm, "record", seed)
     assert closes(row)
     assert row == judged(told, "record", per_record=True, lost_0=lost_0).row
+
+
+@settings(deadline=None)
+@given(processes("record"), st.integers(0, 1_000), st.booleans(), st.lists(st.integers(0, 100), min_size=1, max_size=4))
+def test_what_is_taken_back_was_never_there_as_of_the_next_pass(
+    told: Told, seed: int, per_record: bool, which: list[int]
+) -> None:
+    arm = arm_of("record", frozenset({"no_loss"}), per_record=per_record)
+    live, events = taken_in(told, arm, "record", seed)
+    for now in (1_000, 1_000 + GRACE_S):
+        live.judge(held(told.holdings), now)
+    live.forget(seed % 4, held(told.holdings).answers)
+    of, at, places = Counter(told.applied.of), Counter(told.applied.at), told.published.places()
+    for number in which:
+        applied = sorted(at.elements())
+        if not applied:
+            break
+        gone = applied[number % len(applied)]
+        message = places[gone]
+        assert live.take_back("tried", "record", Application(message, True, gone, "", b""))
+        of, at = of - Counter([message]), at - Counter([gone])
+        events.remove(("apply", gone))
+    look_up(live, told, events)
+    row = row_of(live, told, "record", 1_001 + GRACE_S)
+    without = msgspec.structs.replace(told, applied=Applied(of, at))
+    assert row == judged(without, "record", per_record=per_record, lost_0=True).row
+
+
+def test_what_was_none_of_a_message_cannot_be_taken_back() -> None:
+    live, at = Live([OUTBOX], [arm_of("record")]), Coordinates(ORDERS.topic, 0, 1)
+    ghost = Application(key(1), True, at, "", b"")
+    live.take_application("tried", "record", ghost, 0.0)
+    assert not live.take_back("tried", "record", ghost)
 
 
 def record(offset: int, number: int) -> Record:
