@@ -24,7 +24,7 @@ from services.failpoints.grammar import FailpointError, check_name, parse
 from services.failpoints.names import DATA_FAULTS, FAILPOINTS, TAMPERINGS, Failpoint
 from services.settings import read_settings
 from services.stack import client
-from services.stack.faults import NotAllowed
+from services.stack.errors import NotAllowed
 from services.stack.nemesis import Fault, read_faults
 
 app = typer.Typer(help="Arm faults at named places, clear them, and see what was done.", no_args_is_help=True)

@@ -30,6 +30,11 @@ class Failed:
         return False
 
 
+# Between two looks: as long as a condition takes, a few times over. Two cores are shared with what is waited for, and
+# what asks a broker or a whole log at once again keeps it from coming.
+SHARE: Final = 4
+AT_MOST_S: Final = 1.0
+
 PASSING: Final = (*AWAY, KafkaException, NotUp, Unreachable, NotAnswered)  # what a wait goes on after
 
 
@@ -40,6 +45,7 @@ async def until(condition: Callable[[], Any], what: str = "what the test waits f
     """
     deadline, last = time.monotonic() + timeout_s, ""
     while True:
+        began = time.monotonic()
         try:
             async with asyncio.timeout(timeout_s):
                 said = condition()
@@ -49,7 +55,7 @@ async def until(condition: Callable[[], Any], what: str = "what the test waits f
         except PASSING as error:
             last = f"; it fails: {error!r:.500}"
         assert time.monotonic() < deadline, f"not within {timeout_s:g} s: {what}{last}"
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(_pause_s(began, 0.05))
 
 
 def comes(condition: Callable[[], Any], timeout_s: float) -> Any:
@@ -59,14 +65,19 @@ def comes(condition: Callable[[], Any], timeout_s: float) -> Any:
     """
     deadline = time.monotonic() + timeout_s
     while True:
-        late = time.monotonic() > deadline
+        late = (began := time.monotonic()) > deadline
         try:
             said = condition()
         except PASSING as error:
             said = Failed(error)
         if said or late:
             return said
-        time.sleep(0.2)
+        time.sleep(_pause_s(began, 0.2))
+
+
+def _pause_s(began: float, at_least: float) -> float:
+    """After a look that began then."""
+    return max(at_least, min(SHARE * (time.monotonic() - began), AT_MOST_S))
 
 
 async def answered(call: Callable[[], Awaitable[T]], times: int = 3) -> T:

@@ -10,11 +10,10 @@ import msgspec
 
 from services.auditor.scrapes import LastScrape, Scrapes
 from services.domain.arms import CONSUMER_ARMS, ConsumerArm
-from services.domain.observed import EXPLAINS_S, Gap, Rows, gap_of, total
+from services.domain.observed import EXPLAINS_S, WINDOW_S, Gap, Rows, gap_of, total
 from services.storage.postgres import connect, statements
 from services.telemetry.catalogue import gap_signals
 
-WINDOW_S: Final = 3600.0  # lives that were scraped last before that are left out
 _LIVES: Final = statements(Path(__file__).with_name("gap.sql"))["lives"]
 # The rows of each signal; {schema} and {arm} are the arm's.
 _APPLICATIONS: Final = "SELECT life, at FROM applications WHERE account = '{arm}' AND effect = '{effect}'"

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 
 EXPLAINS_S: Final = 10.0  # how long after a scrape the next one may be missed
+WINDOW_S: Final = 3600.0  # lives that were scraped last before that are left out
 ANSWERED_WITHIN_S: Final = 1.0  # a scrape bears the time of its question; what is counted until its answer is in it
 
 

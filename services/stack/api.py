@@ -10,8 +10,8 @@ from aiohttp import web
 
 from services.failpoints.grammar import FailpointError
 from services.stack import own, prometheus
-from services.stack.errors import NotKept
-from services.stack.faults import Faults, NotAllowed, back, thawed
+from services.stack.errors import NotAllowed, NotKept
+from services.stack.faults import Faults, back, thawed
 from services.stack.guard import STATUSES, Statuses, guarded, json_response
 from services.stack.launch import PASSED_ON, own_launch
 from services.stack.nemesis import By

@@ -8,6 +8,13 @@ class StackError(Exception):
     """Shown to the user as it is, without a traceback."""
 
 
+class NotAllowed(Exception):
+    """The lab was started without faults."""
+
+    def __init__(self) -> None:
+        super().__init__("this lab was started without faults; `lab down` and `lab up --faults` allow them")
+
+
 class NotKept(Exception):
     """What was to be struck runs in a container in which nobody of the lab could do it."""
 

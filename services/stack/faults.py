@@ -13,6 +13,7 @@ from services.failpoints.client import LONG_POLL_S
 from services.failpoints.grammar import Armed, FailpointError, check_name, parse
 from services.failpoints.names import DATA_FAULTS, TAMPERINGS
 from services.failpoints.registry import Decision, Key
+from services.stack.errors import NotAllowed
 from services.stack.guard import json_response
 from services.stack.nemesis import By
 
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
 
 _LOOKS: Final = 300  # not a time: when the supervisor itself stalls, nobody can have asked meanwhile
 _POLL_S: Final = 0.05
-
-
-class NotAllowed(Exception):
-    """The lab was started without faults."""
-
-    def __init__(self) -> None:
-        super().__init__("this lab was started without faults; `lab down` and `lab up --faults` allow them")
 
 
 class _Arming(msgspec.Struct, forbid_unknown_fields=True):
