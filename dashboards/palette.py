@@ -3,6 +3,7 @@
 from typing import Final
 
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS, Promise
+from services.domain.failure_policy import TIERS
 
 # Told apart with the common colour blindnesses too: they differ in lightness as well as in hue.
 ARM_COLOURS: Final = {
@@ -17,6 +18,15 @@ ARM_COLOURS: Final = {
     "cdc": "#6E8CB0",
     "id_cursor": "#A9855F",
 }
+
+# What follows an arm's name tells its series apart: by a line style, since they have one colour.
+_SECOND: Final = ("audited", "p99", "failed", "resumed", "deferred", TIERS[0].name)
+_THIRD: Final = ("uncertain", "conflict", "returned", TIERS[1].name)
+_FOURTH: Final = (TIERS[2].name,)
+LINE_STYLES: Final = {
+    f"/[ .]({'|'.join(words)})$/": dash
+    for words, dash in ((_SECOND, (10, 6)), (_THIRD, (2, 5)), (_FOURTH, (12, 4, 2, 4)))
+}  # series -> lengths of dashes and gaps
 
 GOOD: Final = "#37872D"
 EXPECTED: Final = "#E0A030"  # damage that nobody promised to keep away

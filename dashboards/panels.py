@@ -10,12 +10,13 @@ from grafana_foundation_sdk.builders import dashboard as board
 from grafana_foundation_sdk.models import common, dashboard
 from grafana_foundation_sdk.models.text import TextMode
 
-from dashboards.palette import ARM_COLOURS, BROKEN, EXPECTED, GOOD, NEUTRAL, promised_series
+from dashboards.palette import ARM_COLOURS, BROKEN, EXPECTED, GOOD, LINE_STYLES, NEUTRAL, promised_series
 from dashboards.sources import Query
 from services.domain.arms import Promise
 
 Queries = Sequence[Query]
 ZERO_IS_GOOD: Final = ((None, GOOD), (1.0, BROKEN))
+NO_AUDIT: Final = "no audit"  # what the auditor's numbers are while it says nothing: neither 0 nor green
 
 
 class Reading(msgspec.Struct, frozen=True):
@@ -52,6 +53,8 @@ def chart(
         panel.thresholds_style(build.GraphThresholdsStyleConfig().mode(common.GraphThresholdsStyleMode.DASHED))
     panel.legend(_legend())
     panel.tooltip(build.VizTooltipOptions().mode(common.TooltipDisplayMode.MULTI).sort(common.SortOrder.DESCENDING))
+    for series, dash in LINE_STYLES.items():
+        panel.override_by_regexp(series, [_property("custom.lineStyle", {"fill": "dash", "dash": list(dash)})])
     return _coloured_by_arm(panel)
 
 
@@ -59,12 +62,18 @@ def number(
     title: str, reading: Reading, queries: Queries, unit: str, *, bounds: Sequence[tuple[float | None, str]] = (),
     words: Mapping[str, str] | None = None, promise: Promise | None = None, decimals: int = 0,
 ) -> Panel:  # fmt: skip
-    """One number a series, 0 shown as 0. With `promise`, damage is red where it was promised away, else amber."""
+    """One number a series, 0 shown as 0. With `promise`, damage is red where it was promised away, else amber.
+
+    The auditor's are red words where it has none: Grafana draws what is missing in the colour of 0.
+    """
     panel = _described(stat.Panel(), title, reading, queries).unit(unit).decimals(decimals)
     panel.color_mode(common.BigValueColorMode.VALUE).graph_mode(common.BigValueGraphMode.NONE)
     panel.text_mode(common.BigValueTextMode.AUTO).reduce_options(_last())
-    if words:
-        panel.mappings([_words(words)])
+    mappings: list[dashboard.ValueMapping] = [_words(words)] if words else []
+    if _audited(queries):
+        mappings.append(_nothing(NO_AUDIT, BROKEN))
+    if mappings:
+        panel.mappings(mappings)
     if promise is None:
         return panel.thresholds(_thresholds(bounds or ((None, NEUTRAL),)))
     panel.thresholds(_thresholds(((None, GOOD), (1.0, EXPECTED))))
@@ -83,22 +92,30 @@ def bars(title: str, reading: Reading, queries: Queries, unit: str) -> Panel:
 
 
 def rows(
-    title: str, reading: Reading, queries: Queries, columns: Mapping[str, str], *, unit: str = "short",
-    bad: Sequence[str] = (), links: Mapping[str, tuple[str, str]] | None = None,
+    title: str, reading: Reading, queries: Queries, columns: Mapping[str, str], *, by: str = "",
+    units: Mapping[str, str] | None = None, bad: Sequence[str] = (), links: Mapping[str, tuple[str, str]] | None = None,
 ) -> Panel:  # fmt: skip
-    """A table. `columns` maps a field to its heading, in the order of the columns; fields without one are hidden.
+    """A table, sorted `by` a field. `columns` maps a field to its heading, in the order of the columns; fields without
+    one are hidden. What is null is empty.
 
-    In the columns `bad` everything but 0 is red; `links`: heading to (title, address with `${__value.text}`).
+    `units`: of headings that are no plain numbers. In the columns `bad` everything but 0 is red; `links`: heading to
+    (title, address with `${__value.text}`).
     """
-    panel = _described(table.Panel(), title, reading, queries).unit(unit)
+    panel = _described(table.Panel(), title, reading, queries, "nothing").unit("short")
+    panel.override_by_regexp("/.*/", [_property("noValue", "")])
     if len(queries) > 1:
         panel.with_transformation(dashboard.DataTransformerConfig(id_val="merge", options={}))
+    if by:
+        sort = {"sort": [{"field": by}]}
+        panel.with_transformation(dashboard.DataTransformerConfig(id_val="sortBy", options=sort))
     organize = {
         "excludeByName": {"Time": True},
         "indexByName": {field: number for number, field in enumerate(columns)},
         "renameByName": dict(columns),
     }
     panel.with_transformation(dashboard.DataTransformerConfig(id_val="organize", options=organize))
+    for heading, unit in (units or {}).items():
+        panel.override_by_name(heading, [_property("unit", unit)])
     for heading in bad:
         steps = {"mode": "absolute", "steps": [{"value": None, "color": "text"}, {"value": 1, "color": BROKEN}]}
         coloured = _property("custom.cellOptions", {"type": "color-text"})
@@ -122,10 +139,16 @@ def prose(title: str, markdown: str) -> Panel:
     return text.Panel().title(title).mode(TextMode.MARKDOWN).content(markdown)
 
 
-def _described(panel: Panel, title: str, reading: Reading, queries: Queries) -> Panel:
-    panel.title(title).description(str(reading)).targets(list(queries)).no_value("0")
+def _described(panel: Panel, title: str, reading: Reading, queries: Queries, nothing: str = "0") -> Panel:
+    panel.title(title).description(str(reading)).targets(list(queries))
+    panel.no_value(NO_AUDIT if _audited(queries) else nothing)
     links = [_runbook(name) for name in reading.runbooks]
     return panel.links(links) if links else panel
+
+
+def _audited(queries: Queries) -> bool:
+    """Whether these are the auditor's numbers."""
+    return any("delivery_audit_" in getattr(query.build(), "expr", "") for query in queries)
 
 
 def _runbook(name: str) -> board.DashboardLink:
@@ -168,3 +191,9 @@ def _thresholds(steps: Sequence[tuple[float | None, str]]) -> board.ThresholdsCo
 
 def _words(words: Mapping[str, str]) -> dashboard.ValueMap:
     return dashboard.ValueMap(options={value: dashboard.ValueMappingResult(text=said) for value, said in words.items()})
+
+
+def _nothing(said: str, colour: str) -> dashboard.SpecialValueMap:
+    shown = dashboard.ValueMappingResult(text=said, color=colour)
+    match = dashboard.SpecialValueMatch.NULL_AND_NAN
+    return dashboard.SpecialValueMap(options=dashboard.DashboardSpecialValueMapOptions(match=match, result=shown))

@@ -1,4 +1,7 @@
-"""Thresholds of the alerts: seconds for the lab, minutes for production. Everything else is the same."""
+"""Thresholds of the alerts: seconds for the lab, minutes for production, which is scraped every 15 seconds.
+
+Everything else is the same. Windows hold four scrapes, and an age that is too old is that of four.
+"""
 
 from typing import Final
 
@@ -26,6 +29,7 @@ class Profile(msgspec.Struct, frozen=True, kw_only=True):
     backlog_for: str
     lag_s: int
     lag_without_commits_s: int
+    lag_before: str  # grown since then: longer than from one scrape to the next, or it is compared with itself
     lag_for: str
     commits_window: str
     storm_window: str
@@ -50,6 +54,7 @@ DEMO: Final = Profile(
     backlog_for="1m",
     lag_s=10,
     lag_without_commits_s=5,
+    lag_before="10s",
     lag_for="15s",
     commits_window="15s",
     storm_window="1m",
@@ -73,6 +78,7 @@ PRODUCTION: Final = Profile(
     backlog_for="1h",
     lag_s=60,
     lag_without_commits_s=60,
+    lag_before="1m",
     lag_for="5m",
     commits_window="5m",
     storm_window="5m",
@@ -80,7 +86,7 @@ PRODUCTION: Final = Profile(
     outbox_age_s=60,
     outbox_for="2m",
     slot_bytes=256 * 2**20,
-    audit_age_s=10,
+    audit_age_s=60,
     audit_for="2m",
     gap_for="2m",
     down_for="1m",

@@ -4,28 +4,46 @@ Whose number it is (design, section 6): figures of loss, duplication and state a
 probe's; rates are what the processes counted themselves.
 """
 
-from typing import Final
+from typing import Final, get_args
+
+from dashboards.rules import LATEST
+from services.domain.arms import DEFAULT_PUBLISHER, Hop
 
 CONSUMERS: Final = 'arm=~"$arm"'
 PUBLISHERS: Final = 'arm=~"$publisher"'
 ANY: Final = 'arm=~"$arm|$publisher"'
 _WINDOW: Final = "[$__rate_interval]"
 
+# The arms that this lab runs, dead or alive: the supervisor knows of every process that is expected. The auditor has
+# all arms that there are, and a 0 of one that never ran is no news.
+_RUNNING: Final = (
+    'label_replace(last_over_time(delivery_part_up[1m]), "arm", "$1", "part", "(?:arm|orders)[.](.+)") or '
+    f'label_replace(last_over_time(delivery_part_up{{part="orders"}}[1m]), "arm", "{DEFAULT_PUBLISHER}", "", "")'
+)
+
+
+def _running(expr: str) -> str:
+    """Of the arms that run."""
+    return f"({expr}) and on (arm) ({_RUNNING})"
+
+
 # --- the auditor
 
-LOST: Final = f"max by (arm) (delivery_audit_lost_total{{{ANY}}})"
-EXTRA: Final = f"max by (arm) (delivery_audit_extra_applications_total{{{ANY}}})"
-UNEXPECTED: Final = f"max by (arm) (delivery_audit_unexpected_total{{{ANY}}})"
-RETRACTED: Final = f"max by (arm) (delivery_audit_retractions_total{{{ANY}}})"
+LOST: Final = _running(f"max by (arm) (delivery_audit_lost_total{{{ANY}}})")
+EXTRA: Final = _running(f"max by (arm) (delivery_audit_extra_applications_total{{{ANY}}})")
+UNEXPECTED: Final = _running(f"max by (arm) (delivery_audit_unexpected_total{{{ANY}}})")
+RETRACTED: Final = _running(f"max by (arm) (delivery_audit_retractions_total{{{ANY}}})")
 UNEXPLAINED: Final = "sum(abs(delivery_audit_unexplained))"
-AUDIT_AGE_S: Final = "time() - max(delivery_audit_last_success_timestamp_seconds)"
-TELEMETRY_GAP: Final = f"sum by (arm, signal) (delivery_audit_telemetry_gap{{{ANY}}})"
+# As AuditStale has it: a frozen auditor is not scraped, and its age is asked for most when its series are gone.
+AUDIT_AGE_S: Final = f"time() - max(last_over_time(delivery_audit_last_success_timestamp_seconds[{LATEST}]))"
+TELEMETRY_GAP: Final = _running(f"sum by (arm, signal) (delivery_audit_telemetry_gap{{{ANY}}})")
 
 
 def since_ms(metric: str) -> str:
     """When the counter first rose within the range, in Unix milliseconds; 0 where it did not."""
     rose = f"max by (arm) (increase({metric}{{{ANY}}}[10s])) > 0"
-    return f"1000 * min_over_time(timestamp({rose})[$__range:5s]) or 0 * max by (arm) ({metric}{{{ANY}}})"
+    now = f"max by (arm) ({metric}{{{ANY}}})"
+    return _running(f"1000 * min_over_time(timestamp({rose})[$__range:5s]) and on (arm) {now} or 0 * {now}")
 
 
 LOST_SINCE_MS: Final = since_ms("delivery_audit_lost_total")
@@ -46,7 +64,32 @@ PATH_STATES: Final = {
 
 def path(states: str) -> str:
     """Messages in these states, by hop, arm and effect."""
-    return f'sum by (hop, arm, effect) (delivery_audit_messages{{{ANY}, state=~"{states}"}})'
+    return _in_order(_running(f'sum by (hop, arm, effect) (delivery_audit_messages{{{ANY}, state=~"{states}"}})'))
+
+
+def _in_order(expr: str) -> str:
+    """Numbers the hops, so that they sort as messages pass them."""
+    for number, hop in enumerate(get_args(Hop), 1):
+        expr = f'label_replace({expr}, "hop", "{number} {hop}", "hop", "{hop}")'
+    return expr
+
+
+def _labelled(expr: str, **labels: str) -> str:
+    for label, value in labels.items():
+        expr = f'label_replace({expr}, "{label}", "{value}", "", "")'
+    return expr
+
+
+_ACCEPTED: Final = f'rate(delivery_dedup_decisions_total{{hop="accept", decision="first", {PUBLISHERS}}}{_WINDOW})'
+_ARRIVED: Final = f'rate(delivery_topic_end_offsets_total{{place="main", {PUBLISHERS}}}{_WINDOW})'
+_APPLIED: Final = f'rate(delivery_effects_total{{outcome="applied", {CONSUMERS}}}{_WINDOW})'
+PATH_REF: Final = "I"
+PATH_PER_S: Final = _in_order(
+    f"({_labelled(f'sum by (arm) ({_ACCEPTED})', hop='accept', effect='intent')}"
+    f" or {_labelled(f'sum by (arm) ({_ARRIVED})', hop='publish', effect='publication')}"
+    f" or {_labelled(f'sum by (arm, effect) ({_APPLIED})', hop='process')})"
+    ' and on (hop, arm, effect) delivery_audit_messages{state="applied_once"}'  # a row without an audit says nothing
+)  # what passes the hops a second: as the processes counted it; on topics, by their end offsets
 
 
 # --- what the processes counted themselves
@@ -54,7 +97,7 @@ def path(states: str) -> str:
 ACCEPTED_PER_S: Final = f'sum(rate(delivery_dedup_decisions_total{{hop="accept", decision="first"}}{_WINDOW}))'
 PUBLISHED_PER_S: Final = f'sum(rate(messaging_client_sent_messages_total{{outcome="confirmed"}}{_WINDOW}))'
 APPLIED_PER_S: Final = (
-    f'max by (arm) (sum by (arm, effect) (rate(delivery_effects_total{{{CONSUMERS}, outcome="applied"}}{_WINDOW})))'
+    f'sum by (arm) (rate(delivery_effects_total{{{CONSUMERS}, effect="record", outcome="applied"}}{_WINDOW}))'
 )
 APPLIED_SLOWEST_PER_S: Final = f"min({APPLIED_PER_S})"
 
@@ -74,7 +117,7 @@ ALERTS_FIRING: Final = 'count(ALERTS{alertstate="firing", alertname!="Watchdog"}
 def by_effect(metric: str, hop: str, effect: str = ".*") -> str:
     """A counter of the auditor on one hop, by arm and effect."""
     arms = CONSUMERS if hop == "process" else PUBLISHERS
-    return f'sum by (arm, effect) ({metric}{{hop="{hop}", effect=~"{effect}", {arms}}})'
+    return _running(f'sum by (arm, effect) ({metric}{{hop="{hop}", effect=~"{effect}", {arms}}})')
 
 
 def on_hop(metric: str, hop: str) -> str:
@@ -121,6 +164,11 @@ def quantile(share: float, metric: str, arms: str) -> str:
     return f"histogram_quantile({share}, sum by (arm, le) (rate({metric}_bucket{{{arms}}}{_WINDOW})))"
 
 
+# Tempo's metrics generator makes it of spans, with exemplars.
+STEPS_P99: Final = (
+    f"histogram_quantile(0.99, sum by (span_name, le) (rate(traces_spanmetrics_latency_bucket{_WINDOW})))"
+)
+
 # --- Retries and dead letters
 
 RETRIES_PER_S: Final = f"sum by (arm, tier) (rate(delivery_retries_total{{{CONSUMERS}}}{_WINDOW}))"
@@ -137,7 +185,6 @@ def _behind(place: str, by: str) -> str:
     return f"{ends} - sum by ({by}) (delivery_group_committed_offsets_total{{{topics}, {CONSUMERS}}})"
 
 
-RETRY_WAITING: Final = _behind("retry", "arm, topic")
 CIRCUITS: Final = f"max by (arm) (delivery_circuit_open{{{CONSUMERS}}})"
 RETRY_WAITING_BY_ARM: Final = _behind("retry", "arm")
 RETRY_SHARE: Final = (

@@ -43,7 +43,10 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
 def records(profile: Profile) -> Iterator[Record]:
     """What alerts read, and boards may."""
     for short in ("lost", "extra_applications", "unexpected"):
-        yield Record(f"hop_arm_effect:delivery_audit_{short}:rise", _rise(f"delivery_audit_{short}_total", profile))
+        yield Record(
+            f"hop_arm_effect:delivery_audit_{short}:rise",
+            _rise(f"delivery_audit_{short}_total", _PER_ROW, profile.rise),
+        )
     yield Record(
         "arm:delivery_retried_share:ratio",
         _share(
@@ -62,16 +65,16 @@ def records(profile: Profile) -> Iterator[Record]:
     )
 
 
-def _rise(metric: str, profile: Profile) -> str:
-    """How much a counter of the auditor rose, as a whole number: exact, over gaps in the scrapes, and over resets.
+def _rise(metric: str, by: str, over: str) -> str:
+    """How much a counter rose, as a whole number: exact, over gaps in the scrapes, and over resets.
 
     The first half compares with the value before the window, however long nobody scraped; the second with the least
     value within it, for a counter that began anew or has just appeared. increase() would estimate fractions.
     """
-    kept = f"sum by ({_PER_ROW})"
+    kept = f"sum by ({by})"
     return (
-        f"{kept} ({metric} - last_over_time({metric}[{LATEST}] offset {profile.rise}) > 0)"
-        f" or {kept} ({metric} - min_over_time({metric}[{profile.rise}]))"
+        f"{kept} ({metric} - last_over_time({metric}[{LATEST}] offset {over}) > 0)"
+        f" or {kept} ({metric} - min_over_time({metric}[{over}]))"
     )
 
 
@@ -107,9 +110,10 @@ def alerts(profile: Profile) -> Iterator[Alert]:
     yield Alert(
         name="DedupHitsSustained",
         # Still going on: one burst stays in the long window for longer than the alert waits, and in the short one not.
-        # A replay or a redrive sends again on purpose: then the hits are what dedup is for.
+        # A replay or a redrive sends again on purpose: then the hits are what dedup is for. At accept they always are:
+        # an Idempotency-Key answers clients that ask again, and some do on any day.
         expr=(
-            "hop_arm:delivery_dedup_duplicates:ratio > 0.01 and on (hop, arm) (sum by (hop, arm) "
+            'hop_arm:delivery_dedup_duplicates:ratio{hop!="accept"} > 0.01 and on (hop, arm) (sum by (hop, arm) '
             f'(increase(delivery_dedup_decisions_total{{decision="duplicate"}}[{profile.hits_window}])) >= 5) '
             "and on (hop, arm) (sum by (hop, arm) "
             f'(increase(delivery_dedup_decisions_total{{decision="duplicate"}}[{profile.hits_lately}])) > 0) '
@@ -123,7 +127,8 @@ def alerts(profile: Profile) -> Iterator[Alert]:
     )
     yield Alert(
         name="DeadLetterInflow",
-        expr='sum by (arm) (increase(delivery_topic_end_offsets_total{place="dead_letters"}[1m])) > 5',
+        # Exact: increase() estimates more than five of five, and of four when it sees four scrapes.
+        expr="(" + _rise('delivery_topic_end_offsets_total{place="dead_letters"}', "arm", "1m") + ") > 5",
         severity="page",
         hold=profile.inflow_for,
         summary='{{ $value | printf "%.0f" }} letters of {{ $labels.arm }} within a minute',
@@ -139,7 +144,8 @@ def alerts(profile: Profile) -> Iterator[Alert]:
         name="GroupLagGrowing",
         expr=(
             f"(max by (arm) (delivery_group_lag_seconds) > {profile.lag_s} "
-            "and max by (arm) (delivery_group_lag_seconds) > max by (arm) (delivery_group_lag_seconds offset 10s)) "
+            "and max by (arm) (delivery_group_lag_seconds) > "
+            f"max by (arm) (delivery_group_lag_seconds offset {profile.lag_before})) "
             f"or (max by (arm) (delivery_group_lag_seconds) > {profile.lag_without_commits_s} unless on (arm) "
             "(sum by (arm) (increase(delivery_group_committed_offsets_total"
             f"[{profile.commits_window}])) > 0))"
@@ -191,10 +197,12 @@ def alerts(profile: Profile) -> Iterator[Alert]:
     )
     yield Alert(
         name="PartDown",
-        # A lab that starts is not down: it was up within the minute, or has had a minute and a half to become so.
+        # A lab that starts is not down: it was up within the minute, or has had a minute and a half to become so: known
+        # at 18 moments of five seconds, however often it is scraped. The inner range keeps a stop from counting: a
+        # plain series lives on for minutes after its last sample.
         expr=(
             "max by (process) (delivery_part_up) == 0 and (max by (process) (max_over_time(delivery_part_up[1m])) == 1 "
-            "or max by (process) (count_over_time(delivery_part_up[2m])) > 90)"
+            "or max by (process) (count_over_time(present_over_time(delivery_part_up[30s])[90s:5s])) >= 18)"
         ),
         severity="page",
         hold=profile.down_for,

@@ -33,6 +33,11 @@ def over_time(expr: str, legend: str, ref: str = "A") -> Query:
     return Prometheus().ref_id(ref).datasource(METRICS).expr(expr).legend_format(legend).range()
 
 
+def with_traces(expr: str, legend: str) -> Query:
+    """A query for a chart with exemplars: a dot is a trace."""
+    return over_time(expr, legend).exemplar(True)
+
+
 def now(expr: str, legend: str, ref: str = "A") -> Query:
     """A query for a number: its value at the end of the range."""
     return Prometheus().ref_id(ref).datasource(METRICS).expr(expr).legend_format(legend).instant()

@@ -9,7 +9,20 @@ from rich.table import Table
 
 from lab.output import Exit, answer_json, errors_as_sentences, fail, home, out, say
 from loadtest import run as load
-from loadtest.drills import DRILLS, LIMIT_S, Measured, NotFired, Range, keep, measured, median_s, todo
+from loadtest.drills import (
+    CALM_MINUTES,
+    DRILLS,
+    LIMIT_S,
+    Calm,
+    Measured,
+    NotFired,
+    Range,
+    keep,
+    keep_calm,
+    measured,
+    median_s,
+    todo,
+)
 
 app = typer.Typer(help="Alerts: what was measured of them, and the drills that measure.", no_args_is_help=True)
 
@@ -93,22 +106,36 @@ def _too_slow(results: dict[str, list[Measured]]) -> list[str]:
 
 @app.command()
 def calm(
-    minutes: Annotated[float, typer.Option(help="How long.", min=0.1)] = 30.0, rate: Rate = 30.0
+    minutes: Annotated[float, typer.Option(help="How long; 30 and more are written down.", min=0.1)] = CALM_MINUTES,
+    rate: Rate = 30.0,
 ) -> None:  # fmt: skip
-    """Send load without faults: nobody may be paged of anything but Watchdog. Exit code 1 when somebody is."""
+    """Send load without faults to a lab that has lost messages: nobody may be paged of anything but Watchdog.
+
+    Exit code 1 when somebody is, 2 when the lab has lost nothing yet.
+    """
     with errors_as_sentences():
         try:
             ground = Range(home(), say)
+            if not (lost := sum(ground.series("delivery_audit_lost_total").values())):
+                fail(Exit.USAGE, "this lab has lost nothing yet, so its calm proves little: `lab run tour` first")
+            ground.become_calm()
+            began = time.time()
+            sent = load.start(home(), rate=rate, duration_s=60 * minutes)
+            try:
+                sent.wait()
+            finally:
+                sent.stop()
+            ended = time.time()
+            if "Watchdog" not in ground.firing():
+                fail(Exit.FAILED, "Watchdog does not fire any more: nobody would have been paged")
         except NotFired as error:
             fail(Exit.NOT_UP, str(error))
-        began = time.time()
-        sent = load.start(home(), rate=rate, duration_s=60 * minutes)
-        try:
-            sent.wait()
-        finally:
-            sent.stop()
     came = [page for page in ground.pages() if page["started"] >= began and page["name"] != "Watchdog"]
-    for page in came:
-        say(f"{page['name']} ({page['severity']}): {page['summary']}")
+    said = [f"{page['name']} ({page['severity']}): {page['summary']}" for page in came]
+    for line in said:
+        say(line)
+    if minutes >= CALM_MINUTES:
+        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(began))
+        keep_calm(Calm(round((ended - began) / 60, 1), rate, int(lost), said, at))
     say(f"{minutes:g} minutes of load: {len(came)} pages besides Watchdog")
     sys.exit(Exit.FAILED if came else Exit.DONE)

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
@@ -18,6 +19,12 @@ app = typer.Typer(help="The boards in any Grafana.", no_args_is_help=True)
 Url = Annotated[str, typer.Option(envvar="LAB_GRAFANA_URL", help="The Grafana, with http:// or https://.")]
 Token = Annotated[str, typer.Option(envvar="LAB_GRAFANA_TOKEN", help="A service account's token.")]
 User = Annotated[str, typer.Option(envvar="LAB_GRAFANA_USER", help="user:password, instead of a token.")]
+PasswordFile = Annotated[
+    Path | None,
+    typer.Option(
+        envvar="LAB_GRAFANA_PASSWORD_FILE", exists=True, dir_okay=False, help="Holds the password of --user USER."
+    ),
+]
 Sources = Annotated[str, typer.Option(help="prometheus=UID,auditor=UID: what the two are called there.")]
 Console = Annotated[str, typer.Option(help="Where runbooks are.")]
 Json = Annotated[bool, typer.Option("--json", help="One JSON document on stdout.")]
@@ -28,7 +35,9 @@ _AGAIN_S: Final = 2.0
 _LONGEST_S: Final = 30.0
 
 
-def _grafana(url: str, token: str, user: str, sources: str = "", console: str = CONSOLE) -> "Grafana":
+def _grafana(
+    url: str, token: str, user: str, password_file: Path | None, sources: str = "", console: str = CONSOLE
+) -> "Grafana":
     from lab.grafana import Grafana, Target  # noqa: PLC0415
 
     named = dict(source.partition("=")[::2] for source in sources.split(",") if source)
@@ -36,6 +45,8 @@ def _grafana(url: str, token: str, user: str, sources: str = "", console: str = 
         fail(Exit.USAGE, "say --token or --user, or set LAB_GRAFANA_TOKEN or LAB_GRAFANA_USER")
     if unknown := named.keys() - {"prometheus", "auditor"}:
         fail(Exit.USAGE, f"unknown source {sorted(unknown)[0]!r}: the boards ask prometheus and auditor")
+    if password_file and user:
+        user = f"{user}:{password_file.read_text().strip()}"
     return Grafana(Target(url, token, user, console, named))
 
 
@@ -51,22 +62,23 @@ def _unavailable_as_sentence() -> Iterator[None]:
 
 @app.command()
 def push(
-    url: Url = DEFAULT_URL, token: Token = "", user: User = "", sources: Sources = "", console: Console = CONSOLE
+    url: Url = DEFAULT_URL, token: Token = "", user: User = "", password_file: PasswordFile = None,
+    sources: Sources = "", console: Console = CONSOLE,
 ) -> None:  # fmt: skip
     """Make or replace the five boards there."""
     with _unavailable_as_sentence():
-        for title in _grafana(url, token, user, sources, console).push():
+        for title in _grafana(url, token, user, password_file, sources, console).push():
             say(f"pushed: {title}")
 
 
 @app.command()
 def check(
-    url: Url = DEFAULT_URL, token: Token = "", user: User = "", sources: Sources = "", console: Console = CONSOLE,
-    as_json: Json = False,
+    url: Url = DEFAULT_URL, token: Token = "", user: User = "", password_file: PasswordFile = None,
+    sources: Sources = "", console: Console = CONSOLE, as_json: Json = False,
 ) -> None:  # fmt: skip
     """Say of each board whether it is there as committed; exit code 1 when one is not."""
     with _unavailable_as_sentence():
-        found = _grafana(url, token, user, sources, console).check()
+        found = _grafana(url, token, user, password_file, sources, console).check()
     if as_json:
         answer_json(found)
     else:
@@ -78,11 +90,11 @@ def check(
 
 @app.command()
 def annotate(
-    url: Url = DEFAULT_URL, token: Token = "", user: User = "",
+    url: Url = DEFAULT_URL, token: Token = "", user: User = "", password_file: PasswordFile = None,
     follow: Annotated[bool, typer.Option(help="Go on as faults come; while Grafana is away, they wait.")] = False,
 ) -> None:  # fmt: skip
     """Post every fault of this lab as a window on the charts. What is there already is not posted again."""
-    grafana, reader = _grafana(url, token, user), NemesisReader(home().nemesis_log)
+    grafana, reader = _grafana(url, token, user, password_file), NemesisReader(home().nemesis_log)
     if not follow:
         with _unavailable_as_sentence():
             _post(grafana, reader)

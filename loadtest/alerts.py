@@ -14,6 +14,7 @@ from services.stack.nemesis import Fault
 _STEP_S: Final = 1
 _MOST_POINTS: Final = 10_000  # Prometheus answers 11,000 at most
 _TIMEOUT_S: Final = 10.0
+_SCRAPED: Final = ("__name__", "instance", "job", "part")
 _QUERY: Final = 'ALERTS{alertstate="firing"}'
 
 
@@ -45,6 +46,17 @@ def firing(prometheus: str) -> set[str]:
     """
     alerts = _asked(f"{prometheus}/api/v1/alerts")["alerts"]
     return {alert["labels"]["alertname"] for alert in alerts if alert["state"] == "firing"}
+
+
+def series(prometheus: str, query: str) -> dict[str, float]:
+    """What an instant query gives, by labels. Raises OSError, ValueError, KeyError where Prometheus does not answer."""
+    found = _asked(f"{prometheus}/api/v1/query?{urllib.parse.urlencode({'query': query})}")["result"]
+    return {_labels(one["metric"]): float(one["value"][1]) for one in found}
+
+
+def _labels(metric: dict[str, str]) -> str:
+    """Without those that say who was scraped."""
+    return ", ".join(value for name, value in sorted(metric.items()) if name not in _SCRAPED)
 
 
 def _asked(url: str) -> Any:

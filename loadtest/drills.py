@@ -5,28 +5,34 @@ measured, so that a drill goes on where it stopped.
 """
 
 import json
+import re
 import statistics
 import subprocess
 import sys
 import time
 import urllib.request
 from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Literal
 
 import msgspec
 
-from loadtest.alerts import firing
+from loadtest.alerts import firing, series
 from services.stack.client import status
 from services.stack.home import Home
 from services.stack.nemesis import Fault, read_faults
 
 FILE: Final = Path(__file__).parent.parent / "docs" / "alerts.json"
+CALM: Final = FILE.with_name("calm.json")
+RUNBOOKS: Final = Path(__file__).parent.parent / "dashboards" / "runbooks"
 LIMIT_S: Final = 15.0  # of the median, for the alerts of which several rounds are measured
 ROUNDS: Final = 5
+CALM_MINUTES: Final = 30.0
 _LOOK_S: Final = 0.2
 _CALM_S: Final = 150.0  # an alert that fires already gets so long to end
 _COMMAND_S: Final = 60.0
+_SHOWN: Final = 3
 
 Say = Callable[[str], None]
 
@@ -161,6 +167,17 @@ class Measured(msgspec.Struct, frozen=True):
     severity: str
     summary: str
     at: str
+    shown: str = ""  # what the runbook's query answered then
+
+
+class Calm(msgspec.Struct, frozen=True):
+    """Load without faults on a lab that had lost messages before, and who was paged all the same."""
+
+    minutes: float
+    rate: float
+    lost_before: int
+    pages: list[str]
+    at: str
 
 
 class NotFired(Exception):
@@ -173,18 +190,39 @@ def measured(file: Path = FILE) -> dict[str, list[Measured]]:
 
 
 def keep(results: dict[str, list[Measured]], file: Path = FILE) -> None:
-    """Write it down, whole or not at all."""
+    """Write it down, whole or not at all: of each drill the last rounds."""
+    _write({name: results[name][-DRILLS[name].rounds :] for name in DRILLS if name in results}, file)
+
+
+def _write(document: Any, file: Path) -> None:
     part = file.with_suffix(".part")
-    ordered = {name: results[name] for name in DRILLS if name in results}
-    part.write_bytes(msgspec.json.format(msgspec.json.encode(ordered), indent=2) + b"\n")
+    part.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n")
     part.replace(file)
 
 
 def todo(names: Collection[str], results: dict[str, list[Measured]]) -> Iterator[tuple[Drill, int]]:
-    """The drills that lack rounds, and how many."""
+    """The drills that lack rounds, or of which nobody saw what the runbook shows, and how many."""
     for name, drill in DRILLS.items():
-        if (not names or name in names) and (left := drill.rounds - len(results.get(name, ()))) > 0:
+        rounds = results.get(name, ())
+        left = max(drill.rounds - len(rounds), int(not any(one.shown for one in rounds)))
+        if (not names or name in names) and left:
             yield drill, left
+
+
+def calm(file: Path = CALM) -> Calm | None:
+    """The last calm that was played, if one was."""
+    return msgspec.json.decode(file.read_bytes(), type=Calm) if file.exists() else None
+
+
+def keep_calm(one: Calm, file: Path = CALM) -> None:
+    """Write it down."""
+    _write(one, file)
+
+
+def query_of(alert: str) -> str:
+    """What the alert's runbook has one ask Prometheus."""
+    (found,) = re.findall(r"^- Query: `(.+)`", (RUNBOOKS / f"{alert}.md").read_text(), re.MULTILINE)
+    return str(found)
 
 
 def median_s(rounds: Collection[Measured]) -> float:
@@ -210,30 +248,48 @@ class Range:
         """One round: wait for calm, strike, wait for the page, undo. Raises NotFired."""
         if not drill.strike:
             return self._seen(drill)
-        self._wait(lambda: self._is_calm(drill.alert), _CALM_S, f"{drill.alert} fires already and does not end")
+        # Pages do not tell: a lab that goes down leaves its last alert open.
+        self._wait(lambda: drill.alert not in self.firing(), _CALM_S, f"{drill.alert} fires already and does not end")
         began = time.time()
         try:
             for command in drill.strike:
                 self._strike(command)
             page = self._wait(lambda: self._page(drill, began), drill.within_s, f"{drill.alert} did not come")
+            shown = self._shown(drill)
         finally:
             for command in drill.undo:
                 if said := self._run(command):
                     self._say(f"  {command}: {said}")
         fault = self._fault(began, page["started"])
-        return Measured(
-            delay_s=round(page["received"] - fault.started, 2),
-            fault=f"{fault.fault} {fault.target}",
-            severity=page["severity"],
-            summary=page["summary"],
-            at=time.strftime("%Y-%m-%d %H:%M", time.gmtime(page["received"])),
-        )
+        delay_s = round(page["received"] - fault.started, 2)
+        return _measured(page, delay_s, f"{fault.fault} {fault.target}", shown)
 
     def _seen(self, drill: Drill) -> Measured:
         """Of the alert that always fires: the delay is from the begin of the alert."""
         page = self._wait(lambda: self._page(drill, 0.0), drill.within_s, f"{drill.alert} did not come")
-        at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(page["received"]))
-        return Measured(page["delay_s"], "none", page["severity"], page["summary"], at)
+        return _measured(page, page["delay_s"], "none", self._shown(drill))
+
+    def series(self, query: str) -> dict[str, float]:
+        """What Prometheus answers now, by labels. Raises NotFired."""
+        with self._prometheus():
+            return series(self._home.addresses()["LAB_PROMETHEUS"], query)
+
+    def _shown(self, drill: Drill) -> str:
+        """What the runbook's query answers now: the greatest of its series, at most three."""
+        greatest = sorted(self.series(query_of(drill.alert)).items(), key=lambda one: -one[1])[:_SHOWN]
+        return "; ".join(f"{labels}: {value:g}" if labels else f"{value:g}" for labels, value in greatest)
+
+    def firing(self) -> set[str]:
+        """The names of the alerts that fire now. Raises NotFired."""
+        with self._prometheus():
+            return firing(self._home.addresses()["LAB_PROMETHEUS"])
+
+    @contextmanager
+    def _prometheus(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError, KeyError) as error:
+            raise NotFired(f"Prometheus does not say what fires ({error}): see `lab status`") from error
 
     def pages(self) -> list[dict[str, Any]]:
         """What the console received, newest first."""
@@ -250,15 +306,14 @@ class Range:
         ]
         return found[-1] if found else None  # the first that came
 
-    def _is_calm(self, alert: str) -> bool:
-        """Prometheus says that it does not fire. Pages do not tell: a lab that goes down leaves its last alert open.
-
-        Raises NotFired when it does not answer.
-        """
-        try:
-            return alert not in firing(self._home.addresses()["LAB_PROMETHEUS"])
-        except (OSError, ValueError, KeyError) as error:
-            raise NotFired(f"Prometheus does not say what fires ({error}): see `lab status`") from error
+    def become_calm(self) -> None:
+        """Wait until nothing fires but Watchdog, which must. Raises NotFired, naming what does."""
+        deadline = time.monotonic() + _CALM_S
+        while (now := self.firing()) != {"Watchdog"}:
+            if time.monotonic() > deadline:
+                others = ", ".join(sorted(now - {"Watchdog"})) or "nothing, not even Watchdog,"
+                raise NotFired(f"{others} fires before the calm has begun: see the runbooks, or `lab dlq discard`")
+            time.sleep(_LOOK_S)
 
     def _fault(self, began: float, alerted: float) -> Fault:
         """What was struck: a kill by a failpoint is the fault, not the arming of the failpoint."""
@@ -299,3 +354,8 @@ class Range:
                 raise NotFired(f"{otherwise} within {timeout_s:g} s")
             time.sleep(_LOOK_S)
         return found
+
+
+def _measured(page: dict[str, Any], delay_s: float, fault: str, shown: str) -> Measured:
+    at = time.strftime("%Y-%m-%d %H:%M", time.gmtime(page["received"]))
+    return Measured(delay_s, fault, page["severity"], page["summary"], at, shown)

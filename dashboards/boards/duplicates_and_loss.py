@@ -104,7 +104,7 @@ def _inbox() -> Panel:
         runbooks=("DedupHitsSustained",),
     )
     queries = [over_time(q.decisions_per_s("process"), "{{arm}} {{decision}}")]
-    return chart("Dedup decisions per second: inbox", reading, queries, "cps")
+    return chart("Dedup hits per second: inbox", reading, queries, "cps")
 
 
 def _accept() -> Panel:
@@ -112,7 +112,7 @@ def _accept() -> Panel:
         "Requests that came again with a known Idempotency-Key.", "as many as the load repeats on purpose."
     )
     queries = [over_time(q.decisions_per_s("accept"), "{{arm}} {{decision}}")]
-    return chart("Dedup decisions per second: accept", reading, queries, "cps")
+    return chart("Dedup hits per second: accept", reading, queries, "cps")
 
 
 def _charge() -> Panel:
@@ -121,7 +121,7 @@ def _charge() -> Panel:
         "0 without faults.",
     )
     queries = [over_time(q.decisions_per_s("charge"), "{{arm}} {{decision}}")]
-    return chart("Dedup decisions per second: charge", reading, queries, "cps")
+    return chart("Dedup hits per second: charge", reading, queries, "cps")
 
 
 def _share() -> Panel:
@@ -136,11 +136,11 @@ def _share() -> Panel:
 
 def _redeliveries() -> Panel:
     reading = Reading(
-        "Records handed to an arm again, as far as its process can know. An arm without an inbox forgets with its "
-        "life, so this is a hint and never evidence.",
+        "Records handed to an arm again within the rate window (20 s or more) before each point, as far as its process "
+        "can know. An arm without an inbox forgets with its life, so this is a hint and never evidence.",
         "0 without faults and rebalances.",
     )
-    return chart("Redeliveries, by arm", reading, [over_time(q.REDELIVERED, "{{arm}}")], "short")
+    return chart("Redeliveries within the window, by arm", reading, [over_time(q.REDELIVERED, "{{arm}}")], "short")
 
 
 def _not_applied() -> Panel:

@@ -35,7 +35,7 @@ def _up() -> Panel:
 def _down() -> Panel:
     reading = Reading("Processes that are expected and do not answer.", "0.", runbooks=("PartDown",))
     bounds = ((None, GOOD), (1.0, BROKEN))
-    return number("Processes not ready", reading, [now(q.PARTS_DOWN, "down")], "short", bounds=bounds)
+    return number("Processes down", reading, [now(q.PARTS_DOWN, "down")], "short", bounds=bounds)
 
 
 def _restarts() -> Panel:
@@ -53,7 +53,7 @@ def _targets_down() -> Panel:
 def _dropped() -> Panel:
     reading = Reading("Spans, log lines and samples given up rather than waited for.", "0 at the demo's rate.")
     bounds = ((None, GOOD), (1.0, EXPECTED))
-    return number("Telemetry dropped, by signal", reading, [now(q.DROPPED, "{{signal}}")], "short", bounds=bounds)
+    return number("Telemetry dropped", reading, [now(q.DROPPED, "{{signal}}")], "short", bounds=bounds)
 
 
 def _series() -> Panel:

@@ -1,5 +1,6 @@
 """Overview: one screen for a stranger."""
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 from dashboards import queries as q
@@ -7,7 +8,7 @@ from dashboards.layout import board
 from dashboards.palette import BROKEN, EXPECTED, GLOSSES, GOOD
 from dashboards.panels import Reading, chart, number, prose, rows, states
 from dashboards.sources import cells, now, over_time
-from services.domain.arms import CONSUMER_ARMS
+from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
 
 UID: Final = "lab-overview"
 
@@ -19,13 +20,14 @@ def overview() -> dict[str, Any]:
         "1 · Overview",
         "What is lost, what is doubled, where, and since when.",
         [
-            (4, [(4, _law()), (4, _alerts()), (4, _audit_age()), (4, _accepted()), (4, _published()), (4, _applied())]),
+            (4, [(4, _law()), (3, _alerts()), (5, _audit_age()), (4, _accepted()), (4, _published()), (4, _applied())]),
             (6, [(12, _lost()), (12, _duplicated())]),
             (4, [(12, _lost_since()), (12, _duplicated_since())]),
+            (5, [(12, _consumer_arms()), (12, _publisher_arms())]),
             (11, [(24, _path())]),
             (8, [(12, _lost_so_far()), (12, _duplicated_so_far())]),
             (8, [(12, _throughput()), (12, _waiting())]),
-            (6, [(14, _firing()), (10, _who_is_who())]),
+            (6, [(24, _firing())]),
         ],
     )
 
@@ -69,7 +71,7 @@ def _applied() -> Any:
     reading = Reading(
         "Records applied a second, of the slowest consumer arm. Every arm sees every message.", "as published."
     )
-    return number("Applied per second, slowest arm", reading, [now(q.APPLIED_SLOWEST_PER_S, "applied")], "cps")
+    return number("Slowest arm per second", reading, [now(q.APPLIED_SLOWEST_PER_S, "applied")], "cps")
 
 
 def _lost() -> Any:
@@ -107,13 +109,15 @@ def _duplicated_since() -> Any:
 def _path() -> Any:
     reading = Reading(
         "Every hop of the path: client to intent (accept), intent to topic (publish), topic to effect (process). "
-        "Of every expected message the row says where it is now.",
+        "Of every expected message the row says where it is now; per second is what passes this hop.",
         "expected = applied once; waiting moves with the load and is 0 soon after it.",
     )
-    columns = {"hop": "hop", "arm": "arm", "effect": "effect"}
+    columns = {"hop": "hop", "arm": "arm", "effect": "effect", f"Value #{q.PATH_REF}": "per second"}
     columns |= {f"Value #{ref}": heading for ref, (_, heading) in q.PATH_STATES.items()}
     queries = [cells(q.path(state), ref) for ref, (state, _) in q.PATH_STATES.items()]
-    return rows("The path, hop by hop", reading, queries, columns, bad=("lost", "duplicated"))
+    queries.append(cells(q.PATH_PER_S, q.PATH_REF))
+    units, bad = {"per second": "cps"}, ("lost", "duplicated")
+    return rows("The path, hop by hop", reading, queries, columns, by="hop", units=units, bad=bad)
 
 
 def _lost_so_far() -> Any:
@@ -154,9 +158,16 @@ def _firing() -> Any:
     return states("Alerts firing, over time", reading, [over_time(q.ALERTS, "{{alertname}} {{arm}}")], words)
 
 
-def _who_is_who() -> Any:
-    lines = "\n".join(f"- **{name}**: {GLOSSES[name]}" for name in CONSUMER_ARMS)
-    return prose("The arms", f"All on the same records, each with its own effects.\n\n{lines}")
+def _consumer_arms() -> Any:
+    return _glosses("Consumer arms: all on the same records, each with its own effects", CONSUMER_ARMS)
+
+
+def _publisher_arms() -> Any:
+    return _glosses("Publisher arms: from an intent to its topic", PUBLISHER_ARMS)
+
+
+def _glosses(title: str, arms: Iterable[str]) -> Any:
+    return prose(title, "\n".join(f"- **{arm}**: {GLOSSES[arm]}" for arm in arms))
 
 
 def _zero_is_good() -> tuple[tuple[float | None, str], ...]:

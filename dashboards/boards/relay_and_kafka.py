@@ -1,13 +1,15 @@
-"""Relay and Kafka: the outbox, the publish delay, lag and commits."""
+"""Relay and Kafka: the outbox, the publish delay, lag, commits and rebalances."""
 
 from typing import Any, Final
 
 from dashboards import queries as q
 from dashboards.layout import board
-from dashboards.panels import Panel, Reading, bars, chart
-from dashboards.sources import now, over_time
+from dashboards.palette import BROKEN, EXPECTED, GOOD
+from dashboards.panels import Panel, Reading, bars, chart, number
+from dashboards.sources import now, over_time, with_traces
 
 UID: Final = "lab-relay-and-kafka"
+_REBALANCES: Final = f"sum by (arm) (increase(delivery_rebalances_total{{{q.CONSUMERS}}}[$__rate_interval]))"
 
 
 def relay_and_kafka() -> dict[str, Any]:
@@ -17,12 +19,44 @@ def relay_and_kafka() -> dict[str, Any]:
         "3 · Relay and Kafka",
         "From the outbox over the topics to the committed offsets: depth, age, delay, lag.",
         [
+            (4, [(6, _pending_now()), (6, _age_now()), (6, _lag_now()), (6, _published_now())]),
             (8, [(8, _pending()), (8, _age()), (8, _delay())]),
-            (8, [(8, _sent()), (8, _end_to_end()), (8, _process())]),
+            (8, [(6, _sent()), (6, _end_to_end()), (6, _process()), (6, _steps())]),
             (8, [(8, _lag_messages()), (8, _lag_seconds()), (8, _partitions())]),
-            (8, [(8, _commits()), (8, _progress()), (8, _slot())]),
+            (8, [(6, _commits()), (6, _rebalances()), (6, _progress()), (6, _slot())]),
         ],
     )
+
+
+def _pending_now() -> Panel:
+    reading = Reading("Committed rows that are not published yet, over all publisher arms.", "near 0.")
+    return number("Outbox rows waiting", reading, [now(f"sum({q.OUTBOX_PENDING})", "rows")], "short")
+
+
+def _age_now() -> Panel:
+    reading = Reading(
+        "Age of the oldest row that is not published, over all publisher arms.",
+        "below 1 s.",
+        runbooks=("RelayStalled",),
+    )
+    bounds = ((None, GOOD), (1.0, EXPECTED), (5.0, BROKEN))
+    queries = [now(f"max({q.OUTBOX_AGE_S})", "age")]
+    return number("Age of the oldest outbox row", reading, queries, "s", bounds=bounds)
+
+
+def _lag_now() -> Panel:
+    reading = Reading(
+        "Age of the first record that its group has not committed, over all consumer arms and partitions.",
+        "about a second.",
+        runbooks=("GroupLagGrowing",),
+    )
+    bounds = ((None, GOOD), (5.0, EXPECTED), (10.0, BROKEN))
+    return number("Greatest lag in seconds", reading, [now(f"max({q.LAG_S})", "lag")], "s", bounds=bounds)
+
+
+def _published_now() -> Panel:
+    reading = Reading("Messages that the broker confirmed, a second, over all publisher arms.", "the rate of the load.")
+    return number("Published per second", reading, [now(q.PUBLISHED_PER_S, "published")], "cps")
 
 
 def _pending() -> Panel:
@@ -75,6 +109,16 @@ def _process() -> Panel:
     return chart("Time for a chunk, p99, by arm", reading, queries, "s")
 
 
+def _steps() -> Panel:
+    reading = Reading(
+        "How long each step of a trace took, p99, from the spans that were kept. A dot is an exemplar: click it to see "
+        "its trace.",
+        "milliseconds; what waits for the provider follows it.",
+        fault="the stack runs in containers with Tempo (deploy/full.env)",
+    )
+    return chart("Time of a step, p99, from traces", reading, [with_traces(q.STEPS_P99, "{{span_name}}")], "s")
+
+
 def _lag_messages() -> Panel:
     reading = Reading(
         "Records between each group's committed offset and the topic's end, dead consumers included. For at_most_once "
@@ -104,6 +148,17 @@ def _commits() -> Panel:
     reading = Reading("Offset commits a second. None while lag grows: the arm is frozen, stuck or gone.", "no failed.")
     queries = [over_time(q.COMMITS_PER_S, "{{arm}} {{outcome}}")]
     return chart("Offset commits per second, by arm", reading, queries, "cps")
+
+
+def _rebalances() -> Panel:
+    reading = Reading(
+        "How often a group gave a process of the arm its partitions anew, within the rate window; each process counts "
+        "for itself, the retry lane's too. Not whole numbers: increases are extrapolated. Work waits meanwhile, and "
+        "what was in hand may come again.",
+        "0; a bump where a process started, ended or was killed. One without such a cause: a process stood still for "
+        "longer than the session time-out, and its group went on without it.",
+    )
+    return chart("Rebalances within the window, by arm", reading, [over_time(_REBALANCES, "{{arm}}")], "short")
 
 
 def _progress() -> Panel:

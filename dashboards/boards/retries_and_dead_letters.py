@@ -7,8 +7,17 @@ from dashboards.layout import board
 from dashboards.palette import BROKEN, EXPECTED, GOOD
 from dashboards.panels import Panel, Reading, bars, chart, number, states
 from dashboards.sources import now, over_time
+from services.domain.failure_policy import TIERS
 
 UID: Final = "lab-retries-and-dead-letters"
+_OLDEST_LETTER_S: Final = f"max by (arm) (delivery_dead_letters_oldest_age_seconds{{{q.CONSUMERS}}})"
+
+
+def _waiting_in(tier: str) -> str:
+    """Records of a tier that their group has not committed, by arm."""
+    kept = f'topic=~"payments[.].*[.]retry[.]{tier}", {q.CONSUMERS}'
+    ends = f'sum by (arm) (delivery_topic_end_offsets_total{{place="retry", {kept}}})'
+    return f"{ends} - sum by (arm) (delivery_group_committed_offsets_total{{{kept}}})"
 
 
 def retries_and_dead_letters() -> dict[str, Any]:
@@ -19,7 +28,7 @@ def retries_and_dead_letters() -> dict[str, Any]:
         "What failed and may pass, what never will, and what was sent again.",
         [
             (5, [(8, _depth()), (8, _waiting_now()), (8, _arrived())]),
-            (5, [(24, _circuits())]),
+            (5, [(8, _oldest()), (16, _circuits())]),
             (8, [(8, _inflow()), (8, _tiers()), (8, _reasons())]),
             (8, [(8, _waiting()), (8, _share()), (8, _letters_per_minute())]),
             (8, [(8, _letter_reasons()), (8, _redrives()), (8, _redelivery())]),
@@ -35,6 +44,18 @@ def _depth() -> Panel:
     )
     bounds = ((None, GOOD), (1.0, EXPECTED), (100.0, BROKEN))
     return number("Dead letters parked, by arm", reading, [now(q.DEPTH, "{{arm}}")], "short", bounds=bounds)
+
+
+def _oldest() -> Panel:
+    reading = Reading(
+        "How long ago the oldest of the parked letters was set down: how long nobody has looked. A letter that was "
+        "redriven and came back is as old as before.",
+        "0; minutes while somebody looks into it.",
+        runbooks=("DeadLetterBacklog",),
+    )
+    bounds = ((None, GOOD), (1.0, EXPECTED))
+    queries = [now(_OLDEST_LETTER_S, "{{arm}}")]
+    return number("Age of the oldest parked letter, by arm", reading, queries, "s", bounds=bounds)
 
 
 def _waiting_now() -> Panel:
@@ -89,8 +110,9 @@ def _reasons() -> Panel:
 
 def _waiting() -> Panel:
     reading = Reading("How many wait in each tier.", "0, and back to it after a brownout.")
-    queries = [over_time(q.RETRY_WAITING, "{{arm}} {{topic}}")]
-    return chart("Waiting in retry tiers, by topic", reading, queries, "short")
+    tiers = zip("ABC", (tier.name for tier in TIERS), strict=True)
+    queries = [over_time(_waiting_in(tier), f"{{{{arm}}}} {tier}", ref) for ref, tier in tiers]
+    return chart("Waiting in retry tiers, by arm and tier", reading, queries, "short")
 
 
 def _share() -> Panel:

@@ -293,6 +293,15 @@ def ends_of(app: faust.App) -> dict[tuple[str, int], int | None]:
     return known
 
 
+def tell_rebalances(app: faust.App, rebalanced: Callable[[], None]) -> None:
+    """Tell of every assignment that the group gives this process, at the end of each rebalance."""
+
+    async def assigned(*_: Any, **__: Any) -> None:
+        rebalanced()
+
+    app.on_partitions_assigned.connect(assigned)
+
+
 def make_app(group: str, settings: Settings, *, commits_first: bool = False) -> DeliveryApp:
     """A Faust app for a consumer group: raw bytes in, nothing declared, no tables, no web server.
 

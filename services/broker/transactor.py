@@ -50,9 +50,13 @@ class Transactor:
     Each raises Aborted, or Fenced; then the process has to end.
     """
 
-    def __init__(self, group: str, topics: Sequence[str], settings: Settings, releasing: Callable[[], None]) -> None:
+    def __init__(
+        self, group: str, topics: Sequence[str], settings: Settings, releasing: Callable[[], None],
+        rebalanced: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         self.assigned = False
         self._releasing = releasing
+        self._rebalanced = rebalanced
         self.expires_s = EXPIRES * settings.session_timeout_s
         self.moved = False  # the assignment changed within the last fetch
         log = logging.getLogger("librdkafka")
@@ -157,6 +161,7 @@ class Transactor:
 
     def _on_assign(self, *_: Any) -> None:
         self.moved = self.assigned = True
+        self._rebalanced()
 
     def _on_revoke(self, *_: Any) -> None:
         self.moved, self.assigned = True, False

@@ -60,7 +60,8 @@ def expression(target: Target, values: Mapping[str, str], view: View) -> str:
     """The query with its variables replaced. Raises KeyError for a variable that the board lacks."""
     within = rf"(\1 BETWEEN to_timestamp({view.from_s}) AND to_timestamp({view.to_s}))"
     text = re.sub(r"\$__timeFilter\((\w+)\)", within, target.expr or target.raw_sql)
-    return re.sub(r"\$(?:\{(\w+)(?::regex)?\}|(\w+))", lambda found: values[found[1] or found[2]], text)
+    # `$1` is label_replace's
+    return re.sub(r"\$(?:\{(\w+)(?::regex)?\}|([A-Za-z_]\w*))", lambda found: values[found[1] or found[2]], text)
 
 
 def legend(target: Target, labels: Mapping[str, str]) -> str:

@@ -10,6 +10,7 @@ import msgspec
 
 GENERATED: Final = Path(__file__).parents[2] / "dashboards" / "generated"
 Empty = Literal[""]
+Unit = Literal["", "short", "cps", "s", "bytes", "percentunit", "dateTimeFromNow"]
 
 
 class Part(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename="camel", kw_only=True):
@@ -38,6 +39,7 @@ class Target(Part, frozen=True):
     raw_sql: str = ""
     raw_query: bool = False
     editor_mode: Literal["code"] = "code"
+    exemplar: bool = False  # Grafana's: the native Prometheus has none
 
 
 class Place(Part, frozen=True):
@@ -65,9 +67,19 @@ class Shown(Part, frozen=True):
     color: str = ""
 
 
-class Mapping(Part, frozen=True):
-    type: Literal["value"]
+class ValueMapping(Part, frozen=True, tag_field="type", tag="value"):
     options: dict[str, Shown]
+
+
+class Nothing(Part, frozen=True):
+    match: Literal["null+nan"]
+    result: Shown
+
+
+class SpecialMapping(Part, frozen=True, tag_field="type", tag="special"):
+    """How a value looks that is not there."""
+
+    options: Nothing
 
 
 class Colour(Part, frozen=True):
@@ -100,6 +112,34 @@ class LinksProperty(Part, frozen=True, tag_field="id", tag="links"):
     value: list[DataLink]
 
 
+class UnitProperty(Part, frozen=True, tag_field="id", tag="unit"):
+    value: Unit
+
+
+class NoValueProperty(Part, frozen=True, tag_field="id", tag="noValue"):
+    value: Empty
+
+
+class LineStyle(Part, frozen=True):
+    fill: Literal["dash"]
+    dash: list[int]
+
+
+class LineStyleProperty(Part, frozen=True, tag_field="id", tag="custom.lineStyle"):
+    value: LineStyle
+
+
+Property = (
+    ColourProperty
+    | ThresholdsProperty
+    | CellProperty
+    | LinksProperty
+    | UnitProperty
+    | NoValueProperty
+    | LineStyleProperty
+)
+
+
 class Matcher(Part, frozen=True):
     id: Literal["byRegexp", "byName"]
     options: str
@@ -107,15 +147,15 @@ class Matcher(Part, frozen=True):
 
 class Override(Part, frozen=True):
     matcher: Matcher
-    properties: list[ColourProperty | ThresholdsProperty | CellProperty | LinksProperty]
+    properties: list[Property]
 
 
 class Defaults(Part, Generic[Custom], frozen=True):
-    unit: Literal["", "short", "cps", "s", "bytes", "percentunit", "dateTimeFromNow"] = ""
+    unit: Unit = ""
     decimals: int | None = None
     min: float | None = None
     no_value: str = ""
-    mappings: list[Mapping] = []
+    mappings: list[ValueMapping | SpecialMapping] = []
     thresholds: Thresholds | None = None
     custom: Custom | None = None
 
@@ -246,6 +286,18 @@ class MergeTransformation(Part, frozen=True, tag_field="id", tag="merge"):
     options: NoOptions
 
 
+class SortField(Part, frozen=True):
+    field: str
+
+
+class SortBy(Part, frozen=True):
+    sort: tuple[SortField]
+
+
+class SortByTransformation(Part, frozen=True, tag_field="id", tag="sortBy"):
+    options: SortBy
+
+
 class OrganizeTransformation(Part, frozen=True, tag_field="id", tag="organize"):
     options: Organize
 
@@ -294,7 +346,7 @@ class BarGauge(_Panel, frozen=True, tag="bargauge", kw_only=True):
 class Table(_Panel, frozen=True, tag="table", kw_only=True):
     options: TableOptions
     field_config: FieldConfig[TableCustom]
-    transformations: list[MergeTransformation | OrganizeTransformation]
+    transformations: list[MergeTransformation | SortByTransformation | OrganizeTransformation]
 
 
 class StateTimeline(_Panel, frozen=True, tag="state-timeline", kw_only=True):

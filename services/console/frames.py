@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 
 from services.console.ask import legend
-from services.console.boards import MergeTransformation, Table, Target
+from services.console.boards import MergeTransformation, OrganizeTransformation, SortByTransformation, Table, Target
 
 Labels = Mapping[str, str]
 
@@ -66,14 +66,15 @@ def table(panel: Table, answers: Sequence[tuple[Target, Iterable[Any]]]) -> Rows
             labels = {key: text for key, text in series["metric"].items() if key != "__name__"}
             row = rows.setdefault(tuple(sorted(labels.items())), dict(labels))
             row[heading] = number(series["value"][1])
-    shown = organized(panel, list(rows.values()))
-    return msgspec.structs.replace(shown, rows=sorted(shown.rows, key=_key))
+    return organized(panel, [rows[labels] for labels in sorted(rows)])
 
 
 def organized(panel: Table, rows: Sequence[Mapping[str, Any]]) -> Rows:
     """Rows in the order and under the headings that the panel gives; other fields are hidden."""
     for step in panel.transformations:
-        if not isinstance(step, MergeTransformation):
+        if isinstance(step, SortByTransformation):
+            rows = _sorted(rows, step.options.sort[0].field)
+        if isinstance(step, OrganizeTransformation):
             fields = sorted(step.options.index_by_name, key=lambda field: step.options.index_by_name[field])
             headings = [step.options.rename_by_name[field] for field in fields]
             return Rows(headings, [[row.get(field) for field in fields] for row in rows])
@@ -81,5 +82,5 @@ def organized(panel: Table, rows: Sequence[Mapping[str, Any]]) -> Rows:
     return Rows(fields, [[row.get(field) for field in fields] for row in rows])
 
 
-def _key(row: Sequence[Any]) -> tuple[str, ...]:
-    return tuple(cell for cell in row if isinstance(cell, str))
+def _sorted(rows: Iterable[Mapping[str, Any]], field: str) -> list[Mapping[str, Any]]:
+    return sorted(rows, key=lambda row: str(row.get(field, "")))

@@ -46,7 +46,7 @@ class ConsumerArm(msgspec.Struct, frozen=True):
     """One way to turn a topic's records into effects."""
 
     name: str
-    gloss: str  # what it is, in about six words
+    gloss: str  # what it is, in six words at most
     promises: Mapping[str, frozenset[Promise]]  # by effect; an effect that is not here is not done
     per_record: bool = False  # promises count topic records, not message ids
     dedups: bool = False
@@ -112,7 +112,7 @@ PUBLISHER_ARMS: Final = {
         PublisherArm(DEFAULT_PUBLISHER, "intent and outbox row, one transaction", _NO_LOSS, "until_confirmed", KINDS),
         PublisherArm("dual_write_after_commit", "commit, then publish from the handler", _NOTHING, "none", (ORDERS,)),
         PublisherArm("dual_write_before_commit", "publish, then commit", _NOTHING, "none", (ORDERS,)),
-        PublisherArm("cdc", "outbox rows read from the write-ahead log", _NO_LOSS, "snapshot", (ORDERS,)),
+        PublisherArm("cdc", "outbox rows from the write-ahead log", _NO_LOSS, "snapshot", (ORDERS,)),
         PublisherArm("id_cursor", "remembers the highest position published", _NOTHING, "cursor", (ORDERS,)),
     )
 }

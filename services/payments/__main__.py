@@ -13,7 +13,7 @@ from typing import Any, Final, NoReturn
 import uvloop
 
 from services.bootstrap import Process, start_process
-from services.broker.delivery import DeliveryApp, ends_of, make_app
+from services.broker.delivery import DeliveryApp, ends_of, make_app, tell_rebalances
 from services.broker.lanes import Lanes
 from services.broker.producer import BatchProducer
 from services.broker.topics import subscriptions
@@ -58,6 +58,7 @@ async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) ->
     app.releasing = partial(tools.failpoints.hit, "process.during_rebalance")
     app.report = _reporter(tools)
     tools.observer.watch_lag(lambda: ends_of(app))
+    tell_rebalances(app, tools.observer.rebalanced)
 
     @app.agent(app.topic(*(topic.name for topic in topics), value_type=bytes, value_serializer="raw"))  # type: ignore[untyped-decorator]
     async def receive(stream: Any) -> None:
@@ -79,7 +80,8 @@ async def consume(process: Process, tools: Tools, arm: Arm, handler: Handler) ->
 async def serve_lane(process: Process, tools: Tools, arm: Arm, handler: Handler) -> None:
     """The arm's retry lane: tiers and redelivery, beside what the arm does besides."""
     releasing = partial(tools.failpoints.hit, "process.during_rebalance")
-    lane = Lane(tools.arm, process.settings, handler.handle, _reporter(tools), releasing)
+    rebalanced = tools.observer.rebalanced
+    lane = Lane(tools.arm, process.settings, handler.handle, _reporter(tools), releasing, rebalanced)
     await serve_admin(
         process.settings.bind, process.settings.admin_port, process.metrics,
         lambda: "" if lane.assigned.is_set() else "an assignment of partitions",

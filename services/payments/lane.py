@@ -31,6 +31,7 @@ COMMIT_TIMEOUT_S: Final = 3.0
 Handle = Callable[[Sequence[ConsumerRecord]], Awaitable[None]]
 Report = Callable[..., None]
 Releasing = Callable[[], Awaitable[None]]  # in a rebalance, when what was in hand is settled
+Rebalanced = Callable[[], None]  # at the end of it, when the group has given an assignment
 
 
 def ready_at_ms(record: ConsumerRecord, tier_s: float | None) -> int:
@@ -51,13 +52,15 @@ class Lane:
     """One consumer, one worker a partition. The first error ends all work and is in `failed`."""
 
     def __init__(
-        self, arm: ConsumerArm, settings: Settings, handle: Handle, report: Report, releasing: Releasing
-    ) -> None:
+        self, arm: ConsumerArm, settings: Settings, handle: Handle, report: Report, releasing: Releasing,
+        rebalanced: Rebalanced,
+    ) -> None:  # fmt: skip
         self._arm = arm
         self._chunk = settings.chunk
         self._handle = handle
         self._report = report
         self.releasing = releasing
+        self.rebalanced = rebalanced
         self._tier_s = {arm.retry_topic(tier): tier.delay_s for tier in TIERS}
         self._waiting: dict[TopicPartition, deque[ConsumerRecord]] = {}
         self._workers: dict[TopicPartition, asyncio.Task[None]] = {}
@@ -171,3 +174,4 @@ class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka ha
 
     async def on_partitions_assigned(self, assigned: set[Any]) -> None:
         self._lane.assigned.set()
+        self._lane.rebalanced()

@@ -74,6 +74,10 @@ class Observer:
         if amount:
             self._metrics.add("delivery.redeliveries", amount, arm=self._arm.name)
 
+    def rebalanced(self) -> None:
+        """The group gave this process an assignment."""
+        self._metrics.add("delivery.rebalances", 1, arm=self._arm.name)
+
     def redriven(
         self, vias: Mapping[Coordinates, str], buried: Collection[Coordinates], later: Collection[Coordinates]
     ) -> None:

@@ -32,7 +32,7 @@ from typing import Any, Final
 import faust
 
 from services.bootstrap import Process
-from services.broker.delivery import ends_of
+from services.broker.delivery import ends_of, tell_rebalances
 from services.broker.transactor import Fetched
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.forwarding import Forwarding
@@ -172,6 +172,7 @@ async def run(process: Process) -> None:
     async with equipped(process, ARM) as tools:
         app = stock_app(process.settings, Body(tools).apply)
         tools.observer.watch_lag(lambda: ends_of(app))
+        tell_rebalances(app, tools.observer.rebalanced)
         await _consume(process, app)
 
 

@@ -267,7 +267,8 @@ async def run(process: Process) -> None:
     settings, topics = process.settings, [topic.name for topic in dict(subscriptions())[ARM.group]]
     async with equipped(process, ARM) as tools:
         releasing = partial(tools.failpoints.hit_blocking, "process.during_rebalance")
-        transactor = await asyncio.to_thread(Transactor, ARM.group, topics, settings, releasing)
+        rebalanced = tools.observer.rebalanced
+        transactor = await asyncio.to_thread(Transactor, ARM.group, topics, settings, releasing, rebalanced)
         arm = KafkaTransactions(tools, transactor)
         tools.observer.watch_lag(transactor.ends)
         await serve_admin(

@@ -27,7 +27,7 @@ class PostgresSaid(msgspec.Struct, frozen=True):
     """One look at Postgres; what did not answer is missing."""
 
     outboxes: Mapping[tuple[str, str], Pending]  # (publisher arm, database)
-    letters: Mapping[str, int]
+    letters: Mapping[str, Pending]  # by consumer arm
     slot_bytes: Mapping[str, int]
 
 
@@ -46,6 +46,7 @@ class Board:
             ("delivery.outbox.pending", self._pending),
             ("delivery.outbox.oldest_age", self._oldest),
             ("delivery.dead_letters.depth", self._letters),
+            ("delivery.dead_letters.oldest_age", self._oldest_letter),
             ("delivery.slot_lag", self._slots),
             ("delivery.probe.last_success_timestamp", self._last_success),
         ):
@@ -119,7 +120,12 @@ class Board:
     def _letters(self) -> Series:
         if said := self._of_postgres():
             for arm, letters in said.letters.items():
-                yield letters, {"arm": arm}
+                yield letters.rows, {"arm": arm}
+
+    def _oldest_letter(self) -> Series:
+        if said := self._of_postgres():
+            for arm, letters in said.letters.items():
+                yield letters.oldest_s, {"arm": arm}
 
     def _slots(self) -> Series:
         if said := self._of_postgres():

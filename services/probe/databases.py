@@ -21,14 +21,25 @@ _SLOT: Final = """
 SELECT held.bytes, held.invalidated, pg_size_bytes(current_setting('max_slot_wal_keep_size')) AS most
 FROM (SELECT) AS one LEFT JOIN ({held}) AS held ON true
 """
-_DEPTH: Final = "SELECT '{schema}' AS arm, count(*) AS letters FROM {schema}.dead_letters WHERE state = 'parked'"
+# By the index of parked letters alone: they are numbered as they are set down, so the first one is the oldest.
+_LETTERS: Final = """
+SELECT '{schema}' AS arm, count(*) AS rows, coalesce(extract(epoch FROM clock_timestamp() - (
+           SELECT at FROM {schema}.dead_letters WHERE state = 'parked' ORDER BY letter LIMIT 1
+       )), 0)::float8 AS oldest_s
+FROM {schema}.dead_letters WHERE state = 'parked'
+"""
 
 
 class Pending(msgspec.Struct, frozen=True):
-    """Of one outbox: the rows that are not published, and the age of the oldest of them."""
+    """Rows of an outbox that are not published, or letters that are parked: how many, and the age of the oldest."""
 
     rows: int
     oldest_s: float
+
+    @classmethod
+    def of(cls, row: Mapping[str, Any]) -> "Pending":
+        """From a row of an answer. Postgres's clock may have been set back meanwhile."""
+        return cls(row["rows"], max(0.0, row["oldest_s"]))
 
 
 def slot_lag(held: int | None, most: int, *, invalidated: bool | None) -> int:
@@ -51,13 +62,13 @@ class Databases:
     async def outbox(self, database: str, kept: Outbox) -> Pending:
         """Raises what storage.postgres.AWAY names when the database does not answer in time."""
         (row,) = await self._fetch(database, _OUTBOX.format(pending=PENDING[kept]))
-        return Pending(row["rows"], max(0.0, row["oldest_s"]))
+        return Pending.of(row)
 
-    async def letters(self, arms: Sequence[ConsumerArm]) -> Mapping[str, int]:
+    async def letters(self, arms: Sequence[ConsumerArm]) -> Mapping[str, Pending]:
         """The parked letters of each arm that has any place for them. Raises like `outbox`."""
-        queries = [_DEPTH.format(schema=arm.schema) for arm in arms if arm.dead_letters]
+        queries = [_LETTERS.format(schema=arm.schema) for arm in arms if arm.dead_letters]
         rows = await self._fetch(PAYMENTS, " UNION ALL ".join(queries)) if queries else []
-        return {row["arm"]: row["letters"] for row in rows}
+        return {row["arm"]: Pending.of(row) for row in rows}
 
     async def slot_bytes(self, database: str) -> int:
         """The write-ahead log that the database's slot holds back, as `slot_lag` has it. Raises like `outbox`."""

@@ -345,6 +345,16 @@ METRICS: Final = {
             emitters=_consumer_emitters(outcome=COMMIT_OUTCOMES),
         ),
         Metric(
+            name="delivery.rebalances",
+            kind="counter",
+            unit="{rebalance}",
+            prometheus="delivery_rebalances_total",
+            description="Assignments of partitions, empty ones too, that its group gave this process: one a rebalance, "
+            "its own joining among them. An arm and its retry lane are two groups.",
+            labels=("arm",),
+            emitters=_consumer_emitters(),
+        ),
+        Metric(
             name="delivery.consumer_lag.messages",
             kind="gauge",
             unit="{message}",
@@ -560,6 +570,18 @@ METRICS: Final = {
             unit="{message}",
             prometheus="delivery_dead_letters_depth",
             description="Letters that are parked: neither redriven nor discarded.",
+            labels=("arm",),
+            emitters=(
+                Emitter("probe", {"arm": tuple(arm.name for arm in CONSUMER_ARMS.values() if arm.dead_letters)}),
+            ),
+        ),
+        Metric(
+            name="delivery.dead_letters.oldest_age",
+            kind="gauge",
+            unit="s",
+            prometheus="delivery_dead_letters_oldest_age_seconds",
+            description="Since when the oldest parked letter is there; 0 without one. A redrive that failed makes a "
+            "letter no younger.",
             labels=("arm",),
             emitters=(
                 Emitter("probe", {"arm": tuple(arm.name for arm in CONSUMER_ARMS.values() if arm.dead_letters)}),

@@ -14,6 +14,7 @@ OWN = {
     "up": TARGET_LABELS,
     "scrape_duration_seconds": TARGET_LABELS,
     "scrape_samples_post_metric_relabeling": TARGET_LABELS,
+    "traces_spanmetrics_latency_bucket": {"service", "span_name", "span_kind", "status_code", "le"},  # Tempo's
     "ALERTS": {"alertname", "alertstate", "severity", "hop", "arm", "effect", "process"},
 }
 VARIABLES = {

@@ -42,6 +42,9 @@ def test_every_committed_board_can_be_drawn() -> None:
         ('"id": "merge"', '"id": "reduce"'),
         ('"lineWidth": 2', '"lineWidth": 2, "drawStyle": "bars"'),
         ('"type": "custom"', '"type": "query"'),
+        ('"fill": "dash"', '"fill": "dot"'),
+        ('"id": "sortBy"', '"id": "limit"'),
+        ('"match": "null+nan"', '"match": "true"'),
     ],
 )
 def test_what_it_cannot_draw_is_an_error_and_no_blank(old: str, new: str) -> None:
@@ -57,7 +60,7 @@ def test_every_query_of_every_board_can_be_asked(board: Board) -> None:
     for panel in board.panels:
         for target in panel.targets:
             asked = ask.expression(target, values, VIEW)
-            assert "$" not in asked.replace(")$'", "")
+            assert "$" not in asked.replace(")$'", "").replace('"$1"', "")  # an anchor, and label_replace's group
 
 
 def test_nothing_chosen_is_all_and_several_are_alternatives() -> None:
@@ -87,11 +90,20 @@ def test_a_line_has_a_gap_where_nothing_was_scraped() -> None:
 
 def test_a_table_joins_its_queries_by_their_labels() -> None:
     panel = next(panel for panel in OVERVIEW.panels if isinstance(panel, Table))
-    labels = {"hop": "process", "arm": "a", "effect": "record"}
+    labels = {"hop": "3 process", "arm": "a", "effect": "record"}
     answers = [(t, [{"metric": labels, "value": [0, str(n)]}]) for n, t in enumerate(panel.targets)]
     shown = frames.table(panel, answers)
-    assert shown.columns[:5] == ["hop", "arm", "effect", "expected", "applied once"]
-    assert shown.rows == [["process", "a", "record", *map(float, range(8))]]
+    assert shown.columns[:6] == ["hop", "arm", "effect", "per second", "expected", "applied once"]
+    assert shown.rows == [["3 process", "a", "record", 8.0, *map(float, range(8))]]
+
+
+def test_rows_are_sorted_by_what_the_panel_names_and_what_a_hop_lacks_is_null() -> None:
+    panel = next(panel for panel in OVERVIEW.panels if isinstance(panel, Table))
+    rows = [("3 process", "a", "record"), ("2 publish", "outbox", "publication"), ("1 accept", "z", "intent")]
+    labels = [dict(zip(("hop", "arm", "effect"), row, strict=True)) for row in rows]
+    shown = frames.table(panel, [(panel.targets[0], [{"metric": one, "value": [0, "1"]} for one in labels])])
+    assert [row[0] for row in shown.rows] == ["1 accept", "2 publish", "3 process"]
+    assert {row[shown.columns.index("waiting")] for row in shown.rows} == {None}
 
 
 def _prometheus() -> Source:
@@ -150,23 +162,25 @@ def test_a_runs_range_goes_from_before_its_load_to_after_its_drain(tmp_path: Pat
 
 
 class Small:
-    """A Prometheus that answers every query with one series of the arm a, or says that it is broken."""
+    """A Prometheus that answers every query with one series of the arm a or as told, or says that it is broken."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
         self.broken = False
+        self.answers: dict[str, list[dict[str, str]]] = {}  # a part of a query -> the series' labels
 
     async def answer(self, request: web.Request) -> web.Response:
         form = await request.post()
         self.asked.append(str(form["query"]))
         if self.broken:
             return web.json_response({"status": "error", "error": "out of order"}, status=422)
-        series: dict[str, Any] = {"metric": {"arm": "a"}}
+        labels = next((found for part, found in self.answers.items() if part in self.asked[-1]), [{"arm": "a"}])
         if request.path.endswith("query_range"):
-            series["values"] = [[float(str(form["start"])), "1"]]
+            value: dict[str, Any] = {"values": [[float(str(form["start"])), "1"], [float(str(form["end"])), "2"]]}
         else:
-            series["value"] = [float(str(form["time"])), "3"]
-        return web.json_response({"status": "success", "data": {"result": [series]}})
+            value = {"value": [float(str(form["time"])), "3"]}
+        result = [{"metric": one, **value} for one in labels]
+        return web.json_response({"status": "success", "data": {"result": result}})
 
 
 class Served(msgspec.Struct):

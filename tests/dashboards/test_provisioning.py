@@ -1,15 +1,22 @@
 """Grafana's provisioning and the stores beside it: files that agree with the boards and with docker-compose.yml."""
 
+import copy
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import msgspec
+import pytest
 import yaml
 
 from dashboards import generate
 from services.settings import Settings
+from tests.dashboards.schemas import SCHEMAS
+from tests.dashboards.tools import run
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"
@@ -94,3 +101,70 @@ def test_each_signal_has_one_road() -> None:
     assert list(read("collector.yml")["service"]["pipelines"]) == ["logs"]
     assert read("collector.yml")["exporters"]["otlphttp"]["endpoint"].startswith("http://loki:3100")
     assert read("loki.yml")["server"]["http_listen_port"] == 3100
+
+
+# --- each file as what reads it would read it: by its tool where there is one, else by a schema of the keys that we use
+
+BY_TOOL = {"prometheus.yml": "promtool", "alertmanager.yml": "amtool"}
+READ_OTHERWISE = {
+    "full.env": "docker compose",
+    "log4j2.xml": "kafka",
+    "kafka-ready.sh": "bash",
+    "native-only.txt": "uv",
+}
+
+
+def test_no_file_of_the_containers_is_left_unchecked() -> None:
+    there = {str(file.relative_to(DEPLOY)) for file in DEPLOY.rglob("*") if file.is_file()}
+    assert there == SCHEMAS.keys() | BY_TOOL.keys() | READ_OTHERWISE.keys()
+
+
+def test_prometheus_reads_its_file_with_the_rules_where_it_looks_for_them(tmp_path: Path) -> None:
+    """The mounts of the container, with another root."""
+    mounts = [volume.split(":") for volume in COMPOSE["services"]["prometheus"]["volumes"]]
+    mounted = {inside: ROOT / outside for outside, inside, *_ in mounts if outside.startswith(".")}
+    for inside, outside in mounted.items():
+        (tmp_path / inside.lstrip("/")).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(outside, tmp_path / inside.lstrip("/"))
+    (command,) = (word for word in COMPOSE["services"]["prometheus"]["command"] if word.startswith("--config.file="))
+    said = run("promtool", "check", "config", tmp_path / command.partition("=/")[2])
+    rules = yaml.safe_load((ROOT / "dashboards" / "generated" / "rules-demo.yml").read_text())
+    assert f"{sum(len(group['rules']) for group in rules['groups'])} rules found" in said
+
+
+def test_alertmanager_reads_its_file() -> None:
+    assert "1 receivers" in run("amtool", "check-config", DEPLOY / "alertmanager.yml")
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_file_without_a_tool_here_says_what_there_is_to_say(name: str) -> None:
+    msgspec.convert(read(name), SCHEMAS[name])
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_key_that_is_misspelt_anywhere_is_noticed(name: str) -> None:
+    wrong = list(misspelt(read(name)))
+    assert len(wrong) > 10
+    for document in wrong:
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(document, SCHEMAS[name])
+
+
+def misspelt(document: Any) -> Iterator[Any]:
+    """The document once for each of its keys, in which that key has a letter too many."""
+    for place in (way for way in ways(document) if isinstance(way[-1], str)):
+        wrong = holder = copy.deepcopy(document)
+        for step in place[:-1]:
+            holder = holder[step]
+        holder[f"{place[-1]}x"] = holder.pop(place[-1])
+        yield wrong
+
+
+def ways(document: Any, so_far: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """How to get to everything in it."""
+    steps = (
+        document.items() if isinstance(document, dict) else enumerate(document) if isinstance(document, list) else ()
+    )
+    for step, inside in steps:
+        yield (*so_far, step)
+        yield from ways(inside, (*so_far, step))

@@ -45,6 +45,10 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "delivery.redrives": ('max_over_time({name}{{arm="effectively_once",outcome="returned"}}[15m]) > 0',),
     "delivery.redeliveries": ('sum(max_over_time({name}{{arm="effectively_once"}}[15m])) > 0',),
     "delivery.offset_commits": ('count(max_over_time({name}{{part=~"arm.*",outcome="committed"}}[15m]) > 0) >= 4',),
+    "delivery.rebalances": (
+        "count(max by (arm) (max_over_time({name}[15m])) > 0) == 5",
+        'count(max_over_time({name}{{part=~"retry[.].*"}}[15m]) > 0) == 2',
+    ),
     "delivery.consumer_lag.messages": ("count(count by (arm) (last_over_time({name}[15m]))) == 5",),
     "delivery.consumer_lag": ("count(count by (arm) (last_over_time({name}[15m]) >= 0)) == 5",),
     "messaging.client.sent.messages": ('max_over_time({name}{{topic="orders.v1",outcome="confirmed"}}[15m]) > 0',),
@@ -76,6 +80,10 @@ SHOWN: Final[Mapping[str, tuple[str, ...]]] = {
     "delivery.outbox.pending": ('count({name}{{arm="outbox"}}) == 3',),
     "delivery.outbox.oldest_age": ('count({name}{{arm="outbox"}}) == 3',),
     "delivery.dead_letters.depth": ('max_over_time({name}{{arm="effectively_once"}}[15m]) > 0',),
+    "delivery.dead_letters.oldest_age": (
+        "count({name}) == count(delivery_dead_letters_depth)",
+        'max_over_time({name}{{arm="effectively_once"}}[15m]) > 0',
+    ),
     "delivery.probe.last_success_timestamp": ("count(time() - {name} < 10) == 2",),
     "delivery.part_up": ('{name}{{part="kafka"}} == 1', '{name}{{part="arm.effectively_once"}} == 1'),
     "delivery.part_restarts": ('max_over_time({name}{{process="arm.effectively_once#0"}}[15m]) > 0',),

@@ -4,8 +4,10 @@ What is checked is data: nothing here needs Docker. docs/compose.md says what wa
 """
 
 import copy
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -18,7 +20,11 @@ import msgspec
 import pytest
 import yaml
 
+from loadtest.plan import Plan
+from loadtest.run import WEB_PORT, _command, _environment
 from loadtest.scenario import read
+from services.domain.arms import DEFAULT_PUBLISHER, PUBLISHER_ARMS
+from services.domain.messages import ORDERS
 from services.settings import Settings
 from services.stack import compose, kafka, postgres, prometheus, zipkin
 from services.stack.home import SUPERVISOR, Home
@@ -27,7 +33,11 @@ from services.stack.launch import PASSED_ON, Launch, launch
 from services.stack.parts import GUESTS, PARTS, SUPERVISOR_PORT
 
 ROOT = Path(__file__).parent.parent.parent
-FULL = {"grafana": 21032, "tempo": 0, "loki": 0, "collector": 0}  # the profile `full`, with the published ports
+FULL = {  # the profile `full`, with the published ports
+    "grafana": 21032, "tempo": 0, "loki": 0, "collector": 0, "annotator": 0, "locust": compose.PORT_BASE + WEB_PORT
+}  # fmt: skip
+UNPROBED = {"tempo", "loki", "collector", "annotator"}  # no shell to probe with, or nothing that could be asked
+MANY_CORES = {"postgres", "ledger", "kafka", "lab"}
 HELPERS = {"secrets", "lab", *FULL}  # containers that are no process of the table
 KEEPER_S = 2  # what a keeper needs to end, beyond its process
 SERVICES = [part for part in PARTS.values() if part.kind in ("service", "task")]
@@ -73,7 +83,8 @@ def healthy_or_done(part: str) -> str:
 def same_processes(files: Files, native: dict[str, Launch]) -> None:
     assert files.services.keys() == PARTS.keys() | HELPERS
     others = {name for name, part in PARTS.items() if part.publisher not in ("", *compose.PUBLISHERS)}
-    assert {name for name, service in files.services.items() if service.get("profiles") == ["publishers"]} == others
+    in_one = {name: service["profiles"] for name, service in files.services.items() if "profiles" in service}
+    assert in_one == {name: ["full"] if name in FULL else ["publishers"] for name in others | FULL.keys()}
 
 
 def same_commands(files: Files, native: dict[str, Launch]) -> None:
@@ -89,7 +100,9 @@ def kept_and_struck_from_inside(files: Files, native: dict[str, Launch]) -> None
     shared = {"lab:/lab", "logs:/lab/logs"}
     for name, service in files.services.items():
         volumes = {volume for volume in service.get("volumes", []) if volume.startswith(("lab:", "logs:"))}
-        if service["image"] == "${LAB_IMAGE}" and name != "secrets":
+        if name == "annotator":
+            assert volumes == {"lab:/lab:ro"}  # it reads what was struck
+        elif service["image"] == "${LAB_IMAGE}" and name != "secrets":
             assert volumes == shared, name
         else:
             assert volumes == ({"logs:/logs:ro"} if name == "collector" else set()), name
@@ -105,6 +118,39 @@ def a_gentle_load_from_the_start(files: Files, native: dict[str, Launch]) -> Non
     assert GUESTS["load"].after == ("orders",)
     assert int(lab["mem_limit"].removesuffix("m")) >= GUESTS["load"].resident_bound_mb + PARTS["auditor"].memory_mb
     assert "profiles" not in lab
+
+
+def annotator_reads_the_password_from_a_file(files: Files, native: dict[str, Launch]) -> None:
+    annotator = files.services["annotator"]
+    assert annotator["command"] == [
+        "lab", "dashboards", "annotate", "--follow", f"--url=http://grafana:{FULL['grafana']}", "--user=admin",
+        "--password-file=" + files.services["grafana"]["environment"]["GF_SECURITY_ADMIN_PASSWORD__FILE"],
+    ]  # fmt: skip
+    assert annotator["depends_on"] == {"grafana": {"condition": "service_started"}}
+    assert "secrets:/run/lab:ro" in annotator["volumes"]
+
+
+def locust_waits_on_its_page(files: Files, native: dict[str, Launch]) -> None:
+    """As `lab load --web`, but that nothing is sent before somebody starts a load on the page."""
+    locust = files.services["locust"]
+    command = _command(compose.HOME, web=True)
+    command.remove("--autostart")
+    in_image = {sys.executable: "python", str(ROOT / "loadtest/locustfile.py"): "/app/loadtest/locustfile.py"}
+    assert locust["command"] == [in_image.get(word, word) for word in command]
+    urls = {name: compose.HOME.http_url(PARTS[name]) for name in ("orders", "refunds", *OTHER_PRODUCERS)}
+    given = _environment(compose.HOME, Plan(run="x"), urls)
+    addresses = {f"LAB_LOAD_{name}": given[f"LAB_LOAD_{name}"] for name in ("ORDERS", "REFUNDS", "PUBLISHERS")}
+    assert locust["environment"] == {**files.services["orders"]["environment"], **addresses}
+    assert locust["depends_on"] == {name: {"condition": "service_healthy"} for name in urls}
+    assert f":{FULL['locust']}/" in locust["healthcheck"]["test"][-1]
+
+
+def readable_by_compose(files: Files, native: dict[str, Launch]) -> None:
+    """Compose 5.6.0 confuses the merges of `orders.cdc` and `orders`, and calls it a cycle, unless one is a list's."""
+    prefixes = {name for name in files.services for other in files.services if other.startswith(f"{name}.")}
+    assert prefixes == {"orders"}
+    for name in prefixes:
+        assert f"\n  {name}:\n    <<: [" in files.text, name
 
 
 def same_ports(files: Files, native: dict[str, Launch]) -> None:
@@ -131,6 +177,9 @@ def same_bounds(files: Files, native: dict[str, Launch]) -> None:
         assert service["mem_limit"] == f"{part.resident_bound_mb + kept * KEEPER_MB}m", part.name
         assert service["stop_grace_period"] == f"{native[part.name].stop_timeout_s + kept * KEEPER_S:g}s", part.name
         assert service.get("stop_signal", "SIGTERM") == native[part.name].stop_signal.name, part.name
+    for name, service in files.services.items():
+        assert re.fullmatch(r"\d+m", service["mem_limit"]), name
+        assert service["cpus"] == (2 if name in MANY_CORES else 1), name
 
 
 def same_settings(files: Files, native: dict[str, Launch]) -> None:
@@ -272,7 +321,7 @@ def probed_and_restarted(files: Files, native: dict[str, Launch]) -> None:
     for name, service in files.services.items():
         once = name == "secrets" or (name in PARTS and PARTS[name].kind == "task")
         assert service["restart"] == ("on-failure:5" if once else "unless-stopped"), name
-        if once or name in FULL.keys() - {"grafana"}:  # those images have no shell to probe with
+        if once or name in UNPROBED:
             assert service["healthcheck"] == {"disable": True}, name
         else:
             assert service["healthcheck"]["test"][0] == "CMD", name
@@ -290,8 +339,8 @@ def no_secret_in_the_files(files: Files, native: dict[str, Launch]) -> None:
         environment = service.get("environment", {})
         secret = {name for name in environment if re.search("PASSWORD|SECRET|TOKEN", name)}
         assert secret <= {"POSTGRES_PASSWORD_FILE", "GF_SECURITY_ADMIN_PASSWORD__FILE", "LAB_SECRETS"}  # files
-        written += [str(value) for value in environment.values()]
-    assert all("password" not in value.replace("/run/lab/password", "") for value in written)
+        written += [str(value) for value in environment.values()] + list(service.get("command", ()))
+    assert all("password" not in re.sub("(--password-file=)?/run/lab/password", "", value) for value in written)
     for part in PARTS.values():
         volumes = files.services[part.name].get("volumes", [])
         assert ("secrets:/run/lab:ro" in volumes) is (
@@ -304,6 +353,9 @@ CHECKS: list[Callable[[Files, dict[str, Launch]], None]] = [
     same_processes,
     same_commands,
     kept_and_struck_from_inside,
+    annotator_reads_the_password_from_a_file,
+    locust_waits_on_its_page,
+    readable_by_compose,
     a_gentle_load_from_the_start,
     same_ports,
     same_order,
@@ -327,6 +379,7 @@ def test_the_compose_file_says_the_same_as_the_native_stack(
     check(files, native)
 
 
+OTHER_PRODUCERS = [PUBLISHER_ARMS[arm].producer(ORDERS) for arm in compose.PUBLISHERS if arm != DEFAULT_PUBLISHER]
 KEPT_BY = ("python", "-m", "services.stack.keeper")
 
 
@@ -335,6 +388,10 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield same_processes, "refunds", "", None
     yield same_processes, "orders.dual_write_after_commit", "profiles", ["publishers"]
     yield same_processes, "lab", "", None
+    yield same_processes, "annotator", "", None
+    yield same_processes, "annotator", "profiles", None
+    yield same_processes, "locust", "", None
+    yield same_processes, "locust", "profiles", ["core"]
     yield same_commands, "refunds", "command", ["python", "-m", "services.refunds"]
     yield same_commands, "arm.at_least_once", "command", [*KEPT_BY, "arm.effectively_once"]
     yield same_commands, "lab", "command", ["python", "-m", "services.console"]
@@ -346,6 +403,18 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield kept_and_struck_from_inside, "collector", "volumes", ["logs:/logs"]
     yield kept_and_struck_from_inside, "collector", "depends_on/lab", None
     yield kept_and_struck_from_inside, "lab", "depends_on/orders", {"condition": "service_healthy"}
+    yield kept_and_struck_from_inside, "annotator", "volumes", ["secrets:/run/lab:ro", "lab:/lab"]
+    yield annotator_reads_the_password_from_a_file, "annotator", "command/5", "--user=admin:lab"
+    yield annotator_reads_the_password_from_a_file, "annotator", "command/4", "--url=http://127.0.0.1:21032"
+    yield annotator_reads_the_password_from_a_file, "annotator", "volumes", ["lab:/lab:ro"]
+    yield annotator_reads_the_password_from_a_file, "annotator", "depends_on", None
+    yield locust_waits_on_its_page, "locust", "command/4", "/app/loadtest/gentle.py"
+    yield locust_waits_on_its_page, "locust", "command/8", "8089"
+    yield locust_waits_on_its_page, "locust", "command/15", "--autostart"
+    yield locust_waits_on_its_page, "locust", "environment/LAB_LOAD_ORDERS", None
+    yield locust_waits_on_its_page, "locust", "environment/LAB_LOAD_REFUNDS", "http://127.0.0.1:21021"
+    yield locust_waits_on_its_page, "locust", "environment/LAB_LOAD_PUBLISHERS", ""
+    yield locust_waits_on_its_page, "locust", "environment/LAB_HOME", "/app"
     yield a_gentle_load_from_the_start, "lab", "environment/LAB_GUESTS", None
     yield a_gentle_load_from_the_start, "lab", "profiles", ["load"]
     yield a_gentle_load_from_the_start, "lab", "mem_limit", "500m"
@@ -360,11 +429,17 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield same_ports, "ledger", "ports", ["0.0.0.0:21004:21004"]
     yield same_ports, "relay", "ports", ["127.0.0.1:21110:21110"]
     yield same_ports, "relay", "network_mode", "host"
+    yield same_ports, "locust", "ports", ["21031:21031"]
     yield same_order, "arm.at_least_once", "depends_on/provider", None
     yield same_order, "provision", "depends_on/kafka/condition", "service_started"
     yield same_order, "ledger", "depends_on", None
     yield same_bounds, "kafka", "mem_limit", "768m"
     yield same_bounds, "relay", "mem_limit", None
+    yield same_bounds, "tempo", "mem_limit", None
+    yield same_bounds, "relay", "cpus", None
+    yield same_bounds, "relay", "cpus", 4
+    yield same_bounds, "loki", "cpus", None
+    yield same_bounds, "kafka", "cpus", 1
     yield same_bounds, "postgres", "stop_signal", "SIGTERM"
     yield same_bounds, "kafka", "stop_grace_period", "10s"
     yield same_settings, "relay", "environment/LAB_PROCESS", "relay"
@@ -400,6 +475,7 @@ def wrongs() -> Iterator[tuple[Callable[[Files, dict[str, Launch]], None], str, 
     yield probed_and_restarted, "relay", "restart", "no"
     yield no_secret_in_the_files, "postgres", "environment/POSTGRES_PASSWORD", "lab"
     yield no_secret_in_the_files, "orders", "environment/PGPASSWORD", "lab"
+    yield no_secret_in_the_files, "annotator", "command", ["lab", "--user=admin:password"]
     yield no_secret_in_the_files, "kafka", "volumes", ["secrets:/run/lab:ro"]
 
 
@@ -413,8 +489,8 @@ def test_a_compose_file_that_says_something_else_is_noticed(
     native: dict[str, Launch],
 ) -> None:
     wrong = copy.deepcopy(files)
-    place: dict[str, Any] = wrong.services
-    *way, last = [service, *filter(None, path.split("/"))]
+    place: Any = wrong.services
+    *way, last = [service, *(int(key) if key.isdecimal() else key for key in path.split("/") if key)]
     for key in way:
         place = place[key]
     if value is None:
@@ -434,6 +510,59 @@ def test_an_image_without_a_version_is_noticed(image: str, files: Files, native:
 def test_a_password_in_an_address_is_noticed(files: Files, native: dict[str, Launch]) -> None:
     with pytest.raises(AssertionError):
         no_secret_in_the_files(Files(files.services, files.images, "postgresql://lab:lab@postgres:21001"), native)
+
+
+def test_a_merge_that_compose_takes_for_a_cycle_is_noticed(files: Files, native: dict[str, Launch]) -> None:
+    with pytest.raises(AssertionError):
+        readable_by_compose(msgspec.structs.replace(files, text=files.text.replace("<<: [*lab]", "<<: *lab")), native)
+
+
+# --- what Compose itself makes of the file, and what the page says of it
+
+PROFILES = {
+    "": (), "core": ("--profile", "core"), "full": ("--profile", "full"), "publishers": ("--profile", "publishers"),
+    "full.env": ("--env-file", ".env", "--env-file", "deploy/full.env"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_compose_reads_the_file_and_starts_what_the_profile_says(profile: str, files: Files) -> None:
+    made = composed(*PROFILES[profile], "config", "--format", "json")
+    services = json.loads(made)["services"]
+    also = profile.removesuffix(".env")
+    assert services.keys() == {name for name, s in files.services.items() if s.get("profiles", [also]) == [also]}
+    spans_to = "http://tempo:4318" if profile == "full.env" else None
+    assert services["relay"]["environment"]["LAB_OTLP"] == spans_to
+    assert all(service["cpus"] and int(service["mem_limit"]) for service in services.values())
+
+
+def composed(*words: str) -> str:
+    """What `docker compose` says; without an engine, and skipped where there is no such command."""
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "DOCKER_CONFIG") if name in os.environ}
+
+    def ask(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            ["docker", "compose", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+        )  # fmt: skip
+
+    if not shutil.which("docker") or ask("version").returncode:
+        pytest.skip("no docker with its plugin `compose` on PATH: `docker compose config` was not asked")
+    done = ask(*words)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_page_says_what_the_bounds_add_up_to(files: Files) -> None:
+    """Of what runs on: `secrets` and `provision` have ended by then."""
+    page = " ".join((ROOT / "docs" / "compose.md").read_text().split())
+    running = {name: s for name, s in files.services.items() if s["restart"] == "unless-stopped"}
+    for profile in ("core", "full", "publishers"):
+        bounds = [int(s["mem_limit"][:-1]) for s in running.values() if s.get("profiles", [profile]) == [profile]]
+        said = re.findall(rf"\| `{profile}`[^|]*\|[^|]*\|[^|]*\| (\S+) GiB \|", page)
+        assert said == [f"{sum(bounds) / 1024:.1f}"], profile
+    kept = [name for name in running if name in PARTS and PARTS[name].kind == "service"]
+    default = [name for name in kept if "profiles" not in running[name]]
+    assert f"adds 47 MB to each of {len(default)} containers" in page
 
 
 # --- the files that the containers mount or are built from

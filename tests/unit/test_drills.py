@@ -3,14 +3,31 @@
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from dashboards import rules
 from dashboards.profiles import DEMO
-from loadtest.drills import DRILLS, Drill, Measured, keep, measured, todo
+from loadtest.drills import (
+    CALM_MINUTES,
+    DRILLS,
+    LIMIT_S,
+    ROUNDS,
+    Calm,
+    Drill,
+    Measured,
+    calm,
+    keep,
+    keep_calm,
+    measured,
+    median_s,
+    query_of,
+    todo,
+)
 from services.failpoints.grammar import parse
 from services.failpoints.names import DATA_FAULTS, TAMPERINGS
 from services.stack.parts import find
+from tests.dashboards import promql
 
 RUNBOOKS = Path(rules.__file__).parent / "runbooks"
 ALERTS = {alert.name: [a.severity for a in rules.alerts(DEMO) if a.name == alert.name] for alert in rules.alerts(DEMO)}
@@ -44,7 +61,9 @@ def test_the_alerts_of_loss_duplicates_letters_and_outages_are_measured_five_tim
 
 
 def test_drills_go_on_where_they_stopped(tmp_path: Path) -> None:
-    file, one = tmp_path / "alerts.json", Measured(3.2, "kill relay#0", "page", "relay#0 does not answer", "now")
+    file = tmp_path / "alerts.json"
+    one = Measured(3.2, "kill relay#0", "page", "relay#0 does not answer", "now", "relay#0: 0")
+    unseen = msgspec.structs.replace(one, shown="")
     assert measured(file) == {}
     keep({"PartDown": [one, one]}, file)
     results = measured(file)
@@ -53,6 +72,40 @@ def test_drills_go_on_where_they_stopped(tmp_path: Path) -> None:
         ("PartDown", 3), ("RelayStalled", 1),
     ]  # fmt: skip
     assert len(list(todo([], results))) == len(DRILLS)
+    whole = {"PartDown": [unseen] * 5, "RelayStalled": [one]}
+    assert [(drill.alert, left) for drill, left in todo(["PartDown", "RelayStalled"], whole)] == [("PartDown", 1)]
+    keep({"PartDown": [unseen] * 5 + [one]}, file)
+    assert measured(file)["PartDown"] == [unseen] * 4 + [one]
+    assert list(todo(["PartDown"], measured(file))) == []
+
+
+def test_what_is_written_down_is_of_every_drill_within_its_bound_and_shows_what_its_runbook_asks() -> None:
+    results = measured()
+    assert list(todo([], results)) == []
+    for name, drill in DRILLS.items():
+        if drill.rounds == ROUNDS:
+            assert median_s(results[name]) <= LIMIT_S, name
+
+
+def test_the_calm_that_is_written_down_was_long_on_a_lab_that_had_lost_something_and_paged_nobody() -> None:
+    seen = calm()
+    assert seen is not None
+    assert seen.minutes >= CALM_MINUTES
+    assert seen.lost_before > 0
+    assert seen.pages == []
+
+
+def test_a_calm_is_written_down_and_read(tmp_path: Path) -> None:
+    one = Calm(30.0, 30.0, 4, ["PartDown (page): relay#0 does not answer"], "now")
+    assert calm(tmp_path / "calm.json") is None
+    keep_calm(one, tmp_path / "calm.json")
+    assert calm(tmp_path / "calm.json") == one
+
+
+@pytest.mark.parametrize("name", ALERTS)
+def test_every_runbook_has_one_query_of_metrics_that_there_are(name: str) -> None:
+    recorded = {record.name: set(record.name.split(":")[0].split("_")) for record in rules.records(DEMO)}
+    assert promql.faults_of(query_of(name), recorded) == []
 
 
 @pytest.mark.parametrize("name", ALERTS)

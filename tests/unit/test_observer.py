@@ -1,14 +1,20 @@
 """What a process of an arm says of what it is handed."""
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from services.broker.transactor import Fetched
+from services.broker.delivery import make_app, tell_rebalances
+from services.broker.transactor import Fetched, Transactor
 from services.domain.arms import CONSUMER_ARMS
 from services.domain.messages import Coordinates, time_of
+from services.payments.lane import Lane, _Listener
 from services.payments.observer import Observer
+from services.payments.stock_faust import stock_app
+from services.settings import Settings
 from services.telemetry.metrics import Metrics
 
 TOPIC = "orders.v1"
@@ -111,6 +117,50 @@ def test_lag_is_told_of_owned_partitions_in_which_something_was_handled() -> Non
     assert watched.value("delivery_consumer_lag_seconds", 'partition="1"') == 0
     assert watched.value("delivery_consumer_lag_seconds", 'partition="0"') > 1e9  # since the second of 1970
     assert 'partition="2"' not in watched.metrics.exposition().decode()
+
+
+async def nothing(*_: Any, **__: Any) -> None:
+    """What a rebalance has no need of here."""
+
+
+@pytest.mark.parametrize(
+    ("arm", "make"),
+    [
+        ("at_least_once", lambda: make_app("payments.at_least_once", Settings())),
+        ("at_most_once", lambda: make_app("payments.at_most_once", Settings(), commits_first=True)),
+        ("stock_faust", lambda: stock_app(Settings(), nothing)),
+    ],
+)
+async def test_each_assignment_that_faust_is_given_is_one_rebalance(arm: str, make: Callable[[], Any]) -> None:
+    watched, app, other = Watched(arm), make(), make()
+    tell_rebalances(app, watched.observer.rebalanced)
+    assert watched.value("delivery_rebalances_total") == 0
+    for count, assigned in enumerate([{(TOPIC, 0)}, {(TOPIC, 0), (TOPIC, 1)}, set()], start=1):
+        await app.on_partitions_revoked.send(assigned)
+        await app.on_partitions_assigned.send(assigned)
+        await other.on_partitions_assigned.send(assigned)
+        assert watched.value("delivery_rebalances_total") == count
+
+
+async def test_each_assignment_of_a_retry_lane_is_one_rebalance() -> None:
+    watched = Watched()
+    lane = Lane(CONSUMER_ARMS["at_least_once"], Settings(), nothing, print, nothing, watched.observer.rebalanced)
+    for count in (1, 2):
+        await _Listener(lane).on_partitions_revoked(set())
+        assert not lane.assigned.is_set()
+        await _Listener(lane).on_partitions_assigned(set())
+        assert lane.assigned.is_set()
+        assert watched.value("delivery_rebalances_total") == count
+
+
+def test_each_assignment_of_a_transactor_is_one_rebalance() -> None:
+    watched = Watched("kafka_transactions")
+    transactor: Any = Transactor.__new__(Transactor)
+    transactor._releasing, transactor._rebalanced = lambda: None, watched.observer.rebalanced
+    for count in (1, 2):
+        transactor._on_revoke()
+        transactor._on_assign()
+        assert watched.value("delivery_rebalances_total") == count
 
 
 def test_a_redriven_letter_is_applied_deferred_or_returned() -> None:

@@ -104,6 +104,21 @@ def test_while_the_broker_is_away_its_gauges_are_absent_and_those_of_postgres_ar
     assert len(watching.seen("delivery_probe_last_success_timestamp_seconds{")) == 2
 
 
+def test_of_parked_letters_a_scrape_sees_how_many_there_are_and_how_old_the_oldest_is() -> None:
+    watching = Watching()
+    letters = {"at_least_once": Pending(2, 61.5), "effectively_once": Pending(0, 0.0)}
+    watching.board.postgres_said(PostgresSaid({}, letters, {}), whole=True)
+    for name, figures in (("depth", (2.0, 0.0)), ("oldest_age_seconds", (61.5, 0.0))):
+        assert watching.seen(f"delivery_dead_letters_{name}{{") == [
+            f'delivery_dead_letters_{name}{{arm="{arm}"}} {figure}'
+            for arm, figure in zip(letters, figures, strict=True)
+        ]
+
+
+def test_an_age_is_never_negative_though_the_clock_was_set_back() -> None:
+    assert Pending.of({"rows": 1, "oldest_s": -0.5}) == Pending(1, 0.0)
+
+
 def test_a_look_that_does_not_come_back_leaves_no_old_figure(monkeypatch: pytest.MonkeyPatch) -> None:
     watching = Watching()
     watching.board.broker_said(broker_said())

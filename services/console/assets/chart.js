@@ -82,7 +82,7 @@ export function chart(body, lines, { range, faults, unit, steps, fill, stack, li
   for (const line of seen) {
     for (const [path, area] of paths(line.points, x, y, steps)) {
       if (area && fill) svg.append(node("path", { d: area, fill: line.colour, "fill-opacity": fill / 100, stroke: "none" }));
-      svg.append(node("path", { d: path, fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-linejoin": "round", "stroke-linecap": "round" }));
+      svg.append(node("path", { d: path, fill: "none", stroke: line.colour, "stroke-width": 2, "stroke-linejoin": "round", "stroke-linecap": line.dash.length ? "butt" : "round", "stroke-dasharray": line.dash.join(" ") || "none" }));
     }
   }
   const nearest = (at) => seen.map((line) => ({ ...line, point: closest(line.points, at, range) })).filter((line) => line.point)

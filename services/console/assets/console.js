@@ -2,7 +2,7 @@
 
 import { element, forget } from "./chart.js";
 import { draw } from "./panels.js";
-import { clock } from "./units.js";
+import { clock, show } from "./units.js";
 
 const RANGES = [["5m", 300], ["15m", 900], ["30m", 1800], ["1h", 3600], ["6h", 21600], ["24h", 86400]];
 const main = document.getElementById("main"), controls = document.getElementById("controls"), state = element("span", "state");
@@ -159,7 +159,7 @@ function coloursOf(board) {
 }
 
 async function receivedPage() {
-  const note = element("p", "quiet", "What Alertmanager sent, newest first. The delay of a page is from the begin of the fault to its receipt.");
+  const note = element("p", "quiet", "What Alertmanager sent, newest first. Delay: from the begin of the alert to its receipt; after the fault: from the begin of what most likely caused it.");
   const table = element("table"), frame = element("section", "panel");
   frame.append(table);
   main.replaceChildren(note, frame);
@@ -168,7 +168,7 @@ async function receivedPage() {
     try {
       const pages = await get("/api/received");
       table.replaceChildren(element("thead"), element("tbody"));
-      table.tHead.append(row("th", ["received", "", "alert", "what", "after the fault", "runbook"]));
+      table.tHead.append(row("th", ["received", "", "alert", "what", "delay", "after the fault", "runbook"]));
       table.tBodies[0].append(...pages.slice(0, 300).map(pageRow));
       if (!pages.length) table.tBodies[0].append(row("td", ["nothing has been received yet: Watchdog comes within seconds when alerting works"]));
       state.textContent = clock(Date.now() / 1000);
@@ -194,7 +194,8 @@ function pageRow(page) {
   const book = element("a", "", "runbook");
   book.href = page.runbook.replace(/^https?:\/\/[^/]+/, "");
   const after = page.cause ? `${page.cause.after_s} s after ${page.cause.fault} ${page.cause.target}` : "";
-  const made = row("td", [`${new Date(1000 * page.received).toLocaleDateString("en-CA")} ${clock(page.received)}`, badge, page.name, page.summary, after, page.runbook ? book : ""]);
+  const delay = firing ? show(page.delay_s, "s") : ""; // of one that is resolved it would be how long it fired
+  const made = row("td", [`${new Date(1000 * page.received).toLocaleDateString("en-CA")} ${clock(page.received)}`, badge, page.name, page.summary, delay, after, page.runbook ? book : ""]);
   made.children[3].className = "long";
   return made;
 }

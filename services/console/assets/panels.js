@@ -24,12 +24,13 @@ function level(thresholds, value) {
   return colour === "text" ? "" : colour;
 }
 
-function worded(panel, value, unit, decimals) {
-  for (const mapping of panel.fieldConfig.defaults.mappings ?? []) {
-    const said = mapping.options[String(value)];
-    if (said) return said.text;
+// What a mapping makes of a value, if any does: its words, and perhaps a colour. One of type `special` is for null.
+function mapped(panel, value) {
+  for (const { type, options } of panel.fieldConfig.defaults.mappings ?? []) {
+    const said = type === "special" ? value === null && options.result : options[String(value)];
+    if (said) return said;
   }
-  return show(value, unit, decimals);
+  return null;
 }
 
 const armColour = (panel, name) => property(panel, name, "color", null)?.fixedColor;
@@ -53,19 +54,20 @@ function prose(body, html) {
 
 function stat(panel, body, { series }, { colours }) {
   const { unit, decimals, thresholds, noValue } = panel.fieldConfig.defaults;
-  const shown = series.length ? series : [{ name: "", value: Number(noValue) }];
+  const shown = series.length ? series : [{ name: "", value: null }];
   const box = element("div", "stats"), one = shown.length === 1;
   const height = Math.max(60, body.clientHeight), width = Math.max(120, body.clientWidth);
   const columns = one ? 1 : bestColumns(shown.length, width, height);
   box.style.gridTemplateColumns = `repeat(${columns}, minmax(0, 1fr))`;
   const each = height / Math.ceil(shown.length / columns);
-  const words = shown.map(({ value }) => worded(panel, value, unit, decimals));
+  const said = shown.map(({ value }) => mapped(panel, value));
+  const words = shown.map(({ value }, n) => said[n]?.text ?? (series.length ? show(value, unit, decimals) : noValue));
   const fits = (width / columns - 14) / (0.62 * Math.max(4, ...words.map((text) => text.length)));  // a digit's width, in em
   const size = one ? Math.min(46, height * 0.55, fits) : Math.max(12, Math.min(36, each - 26, fits));
   for (const [number, { name, value }] of shown.entries()) {
     const tile = element("div", "stat"), figure = element("b", "", words[number]);
     figure.style.fontSize = `${size}px`;
-    figure.style.color = level(property(panel, name, "thresholds", thresholds), value);
+    figure.style.color = said[number]?.color ?? level(property(panel, name, "thresholds", thresholds), value);
     tile.append(figure);
     if (!one || colours[name.split(" ")[0]]) tile.append(named(name, colours[name.split(" ")[0]]));
     box.append(tile);
@@ -92,7 +94,7 @@ function named(name, colour) {
 }
 
 function bargauge(panel, body, { series }) {
-  if (!series.length) return message(body, "0");
+  if (!series.length) return message(body, panel.fieldConfig.defaults.noValue);
   const { unit, decimals } = panel.fieldConfig.defaults;
   const most = Math.max(...series.map((one) => one.value ?? 0), 1), box = element("div", "bars");
   for (const { name, value } of [...series].sort((a, b) => b.value - a.value)) {
@@ -107,15 +109,16 @@ function bargauge(panel, body, { series }) {
 }
 
 function table(panel, body, { table: { columns, rows } }, { colours }) {
-  if (!rows.length) return message(body, panel.fieldConfig.defaults.noValue === "0" ? "nothing" : panel.fieldConfig.defaults.noValue);
+  if (!rows.length) return message(body, panel.fieldConfig.defaults.noValue);
   const made = element("table"), head = made.createTHead().insertRow(), content = made.createTBody();
+  const of = (n, id) => property(panel, columns[n], id, panel.fieldConfig.defaults[id]);
   const isNumber = (row, n) => typeof row[n] === "number";
   const numeric = columns.map((_, n) => rows.some((row) => isNumber(row, n)) && rows.every((row) => row[n] === null || isNumber(row, n)));
   columns.forEach((name, n) => head.append(element("th", numeric[n] ? "n" : "", name)));
   for (const row of rows) {
     const line = content.insertRow();
     row.forEach((cell, n) => {
-      const text = isTime(cell) ? `${clock(Date.parse(cell) / 1000)}` : typeof cell === "number" ? show(cell, panel.fieldConfig.defaults.unit, 0) : cell ?? (numeric[n] ? "0" : "");
+      const text = isTime(cell) ? `${clock(Date.parse(cell) / 1000)}` : typeof cell === "number" ? show(cell, of(n, "unit"), 0) : cell ?? of(n, "noValue");
       const made = element("td", numeric[n] ? "n" : String(text).length > 40 ? "long" : "", String(text));
       const [link] = text ? property(panel, columns[n], "links", []) : [];
       if (link) made.replaceChildren(linked(link, String(text)));
@@ -144,10 +147,12 @@ function mark(colour) {
 }
 
 function timeseries(panel, body, { series }, { range, faults, redraw }) {
-  const { unit, custom, thresholds } = panel.fieldConfig.defaults;
+  const { unit, custom, thresholds, noValue } = panel.fieldConfig.defaults;
   let next = 0;
-  const lines = series.map((line) => ({ ...line, colour: armColour(panel, line.name) ?? otherColour(next++) }));
-  dashRepeats(lines);
+  const lines = series.map((line) => ({
+    ...line, colour: armColour(panel, line.name) ?? otherColour(next++), dash: property(panel, line.name, "custom.lineStyle", null)?.dash ?? [],
+  }));
+  shadeRepeats(lines);
   const silent = off.get(panel.id) ?? new Set();
   let space = body.querySelector(".space"), legend = body.querySelector(".legend");
   if (!space) {
@@ -158,7 +163,7 @@ function timeseries(panel, body, { series }, { range, faults, redraw }) {
   legend.replaceChildren(...lines.map((line) => {
     const key = element("button", silent.has(line.name) ? "off" : "", line.name);
     key.prepend(Object.assign(document.createElement("i")));
-    key.firstChild.style.background = line.colour;
+    key.firstChild.style.background = line.dash.length ? `repeating-linear-gradient(90deg, ${line.colour} 0 ${line.dash[0] / 2}px, transparent 0 ${(line.dash[0] + line.dash[1]) / 2}px)` : line.colour;
     key.title = "click: hide or show";
     key.onclick = () => {
       if (!silent.delete(line.name)) silent.add(line.name);
@@ -167,19 +172,19 @@ function timeseries(panel, body, { series }, { range, faults, redraw }) {
     };
     return key;
   }));
-  if (!lines.length) message(space, "nothing in this range");
+  if (!lines.length) message(space, noValue === "0" ? "nothing in this range" : noValue);
   else chart(space, lines, {
     range, faults, unit, steps: custom.lineInterpolation === "stepAfter", fill: custom.fillOpacity, stack: Boolean(custom.stacking),
     limit: custom.thresholdsStyle ? thresholds.steps.find((step) => step.value !== null)?.value : undefined, isOff: (name) => silent.has(name),
   });
 }
 
-// Several series of one arm keep its hue and differ in lightness.
-function dashRepeats(lines) {
+// Several series of one arm have a line style each; where they have none, they keep its hue and differ in lightness.
+function shadeRepeats(lines) {
   const seen = new Map();
   for (const line of lines) {
-    const n = seen.get(line.colour) ?? 0;
-    seen.set(line.colour, n + 1);
+    const key = `${line.colour} ${line.dash}`, n = seen.get(key) ?? 0;
+    seen.set(key, n + 1);
     if (n) line.colour = `color-mix(in oklab, ${line.colour} ${Math.max(40, 100 - 25 * n)}%, ${n % 2 ? "white" : "black"})`;
   }
 }
