@@ -36,15 +36,15 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
-# Files whose tests share a whole lab: of the workers of `make test` one runs all of a group, the longest pieces first.
-OF_A_LAB = {
-    "a lab that is struck": ("tests/e2e/", "tests/dashboards/test_data.py", "tests/integration/test_faults.py"),
-    "a lab that is looked at": (
-        "tests/telemetry/",
-        "tests/integration/test_more_arms.py",
-        "tests/integration/test_bad_input.py",
-    ),
-}
+# Files whose tests share the session's lab: of the two workers of `make test` one runs all of these.
+OF_THE_LAB = (
+    "tests/e2e/",
+    "tests/telemetry/",
+    "tests/dashboards/test_data.py",
+    "tests/integration/test_bad_input.py",
+    "tests/integration/test_faults.py",
+    "tests/integration/test_more_arms.py",
+)
 
 
 BLOCK, REGION = 200, 1_800
@@ -57,21 +57,15 @@ SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8", "LAB_RELAY_IDLE_POLL_MS": "20"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses a whole lab first: it is the longest piece that cannot be divided."""
-    groups = [*OF_A_LAB, ""]
-    items.sort(key=lambda item: groups.index(_group(item.nodeid)))
-
-
-def _group(nodeid: str) -> str:
-    """Which whole lab a test uses; none: empty."""
-    return next((group for group, files in OF_A_LAB.items() if nodeid.startswith(files)), "")
+    """What uses the lab first: it is the longest piece that cannot be divided."""
+    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_LAB))
 
 
 class ByLabAndFile(LoadScopeScheduling):
-    """Tests of one file stay together, and so do all tests of one whole lab."""
+    """Tests of one file stay together, and so do all tests of the session's lab."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _group(nodeid) or nodeid.partition("::")[0]
+        return "lab" if nodeid.startswith(OF_THE_LAB) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLabAndFile:
