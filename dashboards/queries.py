@@ -15,16 +15,17 @@ ANY: Final = 'arm=~"$arm|$publisher"'
 _WINDOW: Final = "[$__rate_interval]"
 
 # The arms that this lab runs, dead or alive: the supervisor knows of every process that is expected. The auditor has
-# all arms that there are, and a 0 of one that never ran is no news.
+# all arms that there are, and a 0 of one that never ran is no news. While the supervisor says nothing, all count.
 _RUNNING: Final = (
     'label_replace(last_over_time(delivery_part_up[1m]), "arm", "$1", "part", "(?:arm|orders)[.](.+)") or '
-    f'label_replace(last_over_time(delivery_part_up{{part="orders"}}[1m]), "arm", "{DEFAULT_PUBLISHER}", "", "")'
+    f'label_replace(last_over_time(delivery_part_up{{part="orders"}}[1m]), "arm", "{DEFAULT_PUBLISHER}", "", "") or '
+    "delivery_audit_lost_total unless on () last_over_time(delivery_part_up[1m])"
 )
 
 
 def _running(expr: str) -> str:
     """Of the arms that run."""
-    return f"({expr}) and on (arm) ({_RUNNING})"
+    return f"(({expr}) and on (arm) ({_RUNNING}))"
 
 
 # --- the auditor

@@ -45,7 +45,7 @@ def records(profile: Profile) -> Iterator[Record]:
     for short in ("lost", "extra_applications", "unexpected"):
         yield Record(
             f"hop_arm_effect:delivery_audit_{short}:rise",
-            _rise(f"delivery_audit_{short}_total", _PER_ROW, profile.rise),
+            _rise(f"delivery_audit_{short}_total", _PER_ROW, profile.rise, LATEST),
         )
     yield Record(
         "arm:delivery_retried_share:ratio",
@@ -65,15 +65,15 @@ def records(profile: Profile) -> Iterator[Record]:
     )
 
 
-def _rise(metric: str, by: str, over: str) -> str:
-    """How much a counter rose, as a whole number: exact, over gaps in the scrapes, and over resets.
+def _rise(metric: str, by: str, over: str, gap: str) -> str:
+    """How much a counter rose, as a whole number: exact, over resets, and over gaps in the scrapes of up to `gap`.
 
-    The first half compares with the value before the window, however long nobody scraped; the second with the least
+    The first half compares with the value before the window, if somebody scraped so lately; the second with the least
     value within it, for a counter that began anew or has just appeared. increase() would estimate fractions.
     """
     kept = f"sum by ({by})"
     return (
-        f"{kept} ({metric} - last_over_time({metric}[{LATEST}] offset {over}) > 0)"
+        f"{kept} ({metric} - last_over_time({metric}[{gap}] offset {over}) > 0)"
         f" or {kept} ({metric} - min_over_time({metric}[{over}]))"
     )
 
@@ -128,7 +128,7 @@ def alerts(profile: Profile) -> Iterator[Alert]:
     yield Alert(
         name="DeadLetterInflow",
         # Exact: increase() estimates more than five of five, and of four when it sees four scrapes.
-        expr="(" + _rise('delivery_topic_end_offsets_total{place="dead_letters"}', "arm", "1m") + ") > 5",
+        expr="(" + _rise('delivery_topic_end_offsets_total{place="dead_letters"}', "arm", "1m", "1m") + ") > 5",
         severity="page",
         hold=profile.inflow_for,
         summary='{{ $value | printf "%.0f" }} letters of {{ $labels.arm }} within a minute',

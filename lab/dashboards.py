@@ -45,7 +45,9 @@ def _grafana(
         fail(Exit.USAGE, "say --token or --user, or set LAB_GRAFANA_TOKEN or LAB_GRAFANA_USER")
     if unknown := named.keys() - {"prometheus", "auditor"}:
         fail(Exit.USAGE, f"unknown source {sorted(unknown)[0]!r}: the boards ask prometheus and auditor")
-    if password_file and user:
+    if password_file:
+        if not user or ":" in user:
+            fail(Exit.USAGE, "--password-file holds the password of --user NAME: say the name, without a password")
         user = f"{user}:{password_file.read_text().strip()}"
     return Grafana(Target(url, token, user, console, named))
 

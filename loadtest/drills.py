@@ -138,10 +138,8 @@ DRILLS: Final = {
         # last, because what no process did looks like a gap in the telemetry, too
         Drill(
             alert="EventsLost",
-            # found by counting, and all is read again then: it takes longer the more a lab has seen
             strike=("lab fault tamper remove effectively_once --effect record",),
             rounds=ROUNDS,
-            within_s=90,
             of_a_promise=True,
         ),
         Drill(
@@ -190,8 +188,8 @@ def measured(file: Path = FILE) -> dict[str, list[Measured]]:
 
 
 def keep(results: dict[str, list[Measured]], file: Path = FILE) -> None:
-    """Write it down, whole or not at all: of each drill the last rounds."""
-    _write({name: results[name][-DRILLS[name].rounds :] for name in DRILLS if name in results}, file)
+    """Write it down, whole or not at all."""
+    _write({name: results[name] for name in DRILLS if name in results}, file)
 
 
 def _write(document: Any, file: Path) -> None:
@@ -220,7 +218,7 @@ def keep_calm(one: Calm, file: Path = CALM) -> None:
 
 
 def query_of(alert: str) -> str:
-    """What the alert's runbook has one ask Prometheus."""
+    """What the alert's runbook has one ask Prometheus. Raises ValueError when it does not have exactly one query."""
     (found,) = re.findall(r"^- Query: `(.+)`", (RUNBOOKS / f"{alert}.md").read_text(), re.MULTILINE)
     return str(found)
 
@@ -289,7 +287,7 @@ class Range:
         try:
             yield
         except (OSError, ValueError, KeyError) as error:
-            raise NotFired(f"Prometheus does not say what fires ({error}): see `lab status`") from error
+            raise NotFired(f"Prometheus does not answer ({error}): see `lab status`") from error
 
     def pages(self) -> list[dict[str, Any]]:
         """What the console received, newest first."""

@@ -334,19 +334,19 @@ class Live:
         self._add(cell, found)
 
     def take_back(self, arm: str, effect: str, found: Application) -> bool:
-        """An application that was taken in is there no more. False: it was none of a message, all must be read again.
+        """An application that was taken in is there no more. False: it cannot be told what is left, read all again.
 
-        Nothing takes one out and puts it elsewhere: what is nowhere now need not wait for the grace.
+        So it is with what belongs to no message, and with a message of which the store was asked for which records it
+        was applied: before or after? Nothing takes an application out and puts it elsewhere: what is nowhere now need
+        not wait for the grace.
         """
         cell, key = self._cells[arm, effect], found.key
         self._recall(DEFAULT_PUBLISHER, key)
         many = self._count(cell, key)
-        if not many or key in cell.orphans:
+        if not many or key in cell.orphans or key in cell.records:
             return False
         if key not in cell.open:
             cell.reopen(key, many, self._allowed(cell, key))
-        if key in cell.records:
-            cell.records[key] -= Counter((found.at,))
         self._set(cell, key, many - 1)
         cell.removed(key)
         return True

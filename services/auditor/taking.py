@@ -266,10 +266,10 @@ class Taking:
         asked = [number for number in table.lately if number <= cursor.floor]
         there = {number for (number,) in await self._fetch(server, database, f"{name}_there", asked, arm=arm)}
         missing = [number for number in asked if number not in there]
-        if len(missing) < removed:
-            return False
+        if len(missing) < removed or not all(self.live.take_back(*table.lately.pop(number)) for number in missing):
+            return False  # they count as removed until all is read again, whatever fails before that
         cursor.removed(len(missing))
-        return all(self.live.take_back(*table.lately.pop(number)) for number in missing)
+        return True
 
     async def _removed(
         self, cursor: Cursor[Any], server: str, database: str, name: str, arm: ConsumerArm | None = None

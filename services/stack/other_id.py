@@ -29,20 +29,27 @@ _libc = ctypes.CDLL(None, use_errno=True)
 def main() -> None:
     """Never returns."""
     other, death_signal, parent, command = int(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:]
-    why: list[str] = []
-    for way in (enter_namespace, change_user):
-        try:
-            way(other)
-            break
-        except OSError as error:
-            why.append(f"{way.__name__}: {error}")
-    else:
-        print(f"no other user id to run {command[0]} with ({'; '.join(why)})", file=sys.stderr)
+    try:
+        (enter_namespace if _allows_namespace(other) else change_user)(other)
+    except OSError as error:
+        print(f"no user namespace and no other user to run {command[0]} with: {error}", file=sys.stderr)
         sys.exit(REFUSED)
     _libc.prctl(_PR_SET_PDEATHSIG, death_signal)  # after the change of user, which clears it
     if os.getppid() != parent:  # it died before the line above: no signal will come
         sys.exit(1)
     os.execv(command[0], command)  # noqa: S606  # the caller's own command line
+
+
+def _allows_namespace(other: int) -> bool:
+    """Tried by a child: who has entered a namespace and is refused the rest can do nothing else any more."""
+    child = os.fork()
+    if child == 0:
+        try:
+            enter_namespace(other)
+        except OSError:
+            os._exit(1)
+        os._exit(0)
+    return os.waitpid(child, 0)[1] == 0
 
 
 def enter_namespace(other: int) -> None:

@@ -46,8 +46,8 @@ def initialise(data: Path, password: str) -> None:
         password_file.unlink()
     if done.returncode == REFUSED:
         raise StackError(
-            "Postgres refuses to run as root or as a user without a name, and this machine does not allow a user "
-            f"namespace to run it in ({done.stderr.strip()[-200:]}): run the lab as an ordinary user"
+            "Postgres refuses to run as root or as a user without a name, and this machine allows nothing else "
+            f"({done.stderr.strip()[-200:]}): run the lab as an ordinary user"
         )
     if done.returncode != 0:
         raise StackError(f"initdb failed: {done.stderr.strip()[-400:]}")

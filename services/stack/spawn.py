@@ -32,8 +32,8 @@ def unprivileged(command: Sequence[str], death_signal: signal.Signals) -> list[s
     """The command line that runs this command, whose program is a path, as a user whom Postgres does not refuse.
 
     It refuses root, and initdb an id without a name (as `docker run --user` gives). Then it runs in a user namespace in
-    which this user has another id; that works in folders that are private to root, too. Ends with `other_id.REFUSED`
-    where the machine does not allow that.
+    which this user has another id, or, of root, as another user; both work in folders that are private to root, too.
+    Ends with `other_id.REFUSED` where the machine allows neither.
     """
     if _is_welcome(os.geteuid()):
         return list(command)

@@ -316,6 +316,13 @@ ON_SERIES = [
         | {'delivery_part_up{part="arm.a"}': "1x60"},
         {'{arm="outbox"}': 0, '{arm="id_cursor"}': 2, '{arm="a"}': 3},
     ),
+    (queries.LOST, {f'{AUDIT}{{arm="cdc"}}': "1x60"}, {'{arm="cdc"}': 1}),  # nobody says who runs
+    (
+        queries.LOST_SINCE_MS,
+        {f'{AUDIT}{{arm="a"}}': "0x30 1x30", f'{AUDIT}{{arm="b"}}': "4x60", f'{AUDIT}{{arm="cdc"}}': "0x30 1x30"}
+        | {f'delivery_part_up{{part="arm.{arm}"}}': "1x60" for arm in "ab"},
+        {'{arm="a"}': 35_000, '{arm="b"}': 0},
+    ),
     # what passes the hops, only where the auditor has the row
     (
         queries.PATH_PER_S,
@@ -343,7 +350,8 @@ def test_queries_on_synthetic_series(tmp_path: Path) -> None:
             "interval": "1s",
             "input_series": [{"series": name, "values": values} for name, values in series.items()],
             "promql_expr_test": [{
-                "expr": re.sub(r"\$arm\|\$publisher|\$arm|\$publisher", ".*", expr).replace("$__rate_interval", "20s"),
+                "expr": re.sub(r"\$arm\|\$publisher|\$arm|\$publisher", ".*", expr)
+                .replace("$__rate_interval", "20s").replace("$__range", "60s"),
                 "eval_time": "60s",
                 "exp_samples": [{"labels": labels, "value": value} for labels, value in wanted.items()],
             }],

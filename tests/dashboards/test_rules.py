@@ -265,6 +265,7 @@ CASES = [
         {62: [], 70: fires("page", "8 letters of a within a minute", arm="a"), 140: []},
     ),
     Case("DeadLetterInflow", "the topic begins anew, and stays empty", {LETTERS: "90x60 0x120"}, {62: [], 100: []}),
+    Case("DeadLetterInflow", "ten in five minutes, of which nobody was told", {LETTERS: "0x30 _x300 10x60"}, {340: []}),
     Case("DeadLetterInflow", "no series", {}, {40: []}),
     Case(
         "DeadLetterBacklog",

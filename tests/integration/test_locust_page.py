@@ -17,8 +17,6 @@ from tests.integration.processes import ROOT, free_port
 from tests.integration.test_load import Api, serving
 from tests.waiting import until
 
-QUIET_S = 2.0  # natively, a load that starts by itself has sent its first request by then
-
 
 @pytest.fixture
 async def api() -> AsyncIterator[Api]:
@@ -72,7 +70,8 @@ async def test_nothing_is_sent_before_somebody_starts_a_load_and_then_all_of_it_
                 return False
 
         await until(answers, "Locust's page")
-        await asyncio.sleep(QUIET_S)
+        async with session.get("/stats/requests") as answer:
+            assert (await answer.json())["state"] == "ready", "it waits; natively it starts by itself"
         assert not api.received
         assert not list((tmp_path / "ledger").iterdir())
 

@@ -125,7 +125,10 @@ def test_what_is_taken_back_was_never_there_as_of_the_next_pass(
             break
         gone = applied[number % len(applied)]
         message = places[gone]
-        assert live.take_back("tried", "record", Application(message, True, gone, "", b""))
+        taken = live.take_back("tried", "record", Application(message, True, gone, "", b""))
+        assert taken != (per_record and len(told.published.copies[message]) > 1), "the store was asked about it"
+        if not taken:
+            return  # all is read again
         of, at = of - Counter([message]), at - Counter([gone])
         events.remove(("apply", gone))
     look_up(live, told, events)
