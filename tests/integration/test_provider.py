@@ -165,6 +165,24 @@ async def test_expired_keys_do_not_pile_up(provider: Provider) -> None:
     assert await provider.rows() == (9, 3)
 
 
+async def test_a_charge_does_not_read_the_keys_that_have_not_expired(provider: Provider) -> None:
+    await provider.books.execute(
+        "INSERT INTO idempotency_keys SELECT 'a', 'live-' || n, '', '', now() + interval '1 hour' "
+        "FROM generate_series(1, 2000) n"
+    )
+    await provider.books.execute("ANALYZE idempotency_keys")
+    charge = "SELECT outcome FROM charge('a', $1, '', 'm', 'c', 1, 'EUR', 't', 0, 0, 'l', 'infinity', 3600)"
+    for n in range(10):
+        assert await provider.books.fetchval(charge, f"new-{n}") == "applied"
+    await provider.books.execute("SELECT pg_stat_force_next_flush()")
+    read = await provider.books.fetchrow(
+        "SELECT sum(idx_scan)::int AS scans, sum(idx_tup_read)::int AS rows FROM pg_stat_user_indexes "
+        "WHERE indexrelname = 'idempotency_keys_expiry'"
+    )
+    assert read["scans"] >= 10
+    assert read["rows"] == 0
+
+
 async def test_after_its_time_only_a_known_key_is_answered(provider: Provider) -> None:
     past, future = f"{time.time() - 1:.3f}", f"{time.time() + 60:.3f}"
     late = await provider.charge(key="k", Lab_Not_After=past)
