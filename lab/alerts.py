@@ -14,6 +14,7 @@ from loadtest.drills import (
     CALM_MINUTES,
     DRILLS,
     LIMIT_S,
+    RATE,
     Calm,
     Measured,
     NotFired,
@@ -52,7 +53,7 @@ def listing(as_json: Json = False) -> None:
 @app.command("test")
 def drill(
     alerts: Names = None,
-    rate: Rate = 30.0,
+    rate: Rate = RATE,
     minutes: Annotated[float, typer.Option(help="Stop after so long; the next time goes on.", min=0.1)] = 600.0,
     again: Annotated[bool, typer.Option(help="Measure anew what is measured already.")] = False,
     as_json: Json = False,
@@ -108,7 +109,7 @@ def _too_slow(results: dict[str, list[Measured]]) -> list[str]:
 @app.command()
 def calm(
     minutes: Annotated[float, typer.Option(help="How long; 30 and more are written down.", min=0.1)] = CALM_MINUTES,
-    rate: Rate = 30.0,
+    rate: Rate = RATE,
 ) -> None:  # fmt: skip
     """Send load without faults to a lab that has lost messages: nobody may be paged of anything but Watchdog.
 
