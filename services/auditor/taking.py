@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -59,6 +60,7 @@ class Taking:
         self._own = [topic for arm in consumers for topic in (*arm.retry_topics, arm.redelivery_topic) if topic]
         self._heads: Offsets = {}
         self._heads_due = self._count_due = 0.0
+        self._counts_s: deque[float] = deque(maxlen=3)  # how long the last counts took
         self._begin_again()
 
     def _begin_again(self) -> None:
@@ -243,8 +245,8 @@ class Taking:
             for kind in publisher.kinds:
                 made = self._intents[publisher.name, kind.name]
                 in_place &= not await self._removed(made, postgres, publisher.database(kind), "intents")
-        took_s = time.monotonic() - began
-        self._count_due = time.monotonic() + max(_COUNT_S, _COUNT_SHARE * took_s)
+        self._counts_s.append(time.monotonic() - began)
+        self._count_due = time.monotonic() + pause_s(self._counts_s)
         if not in_place:
             await self.read_anew()
 
@@ -291,6 +293,14 @@ class Taking:
         query = SQL[statement].replace("{schema}", arm.schema) if arm else SQL[statement]
         assert self._stores.kept is not None  # noqa: S101
         return await self._stores.kept.fetch(server, database, query, *arguments)
+
+
+def pause_s(counts_s: Collection[float]) -> float:
+    """How long to wait until rows are counted again, by how long the last counts took.
+
+    By the shortest: a machine that stood still for a second does not make the table a large one.
+    """
+    return max(_COUNT_S, _COUNT_SHARE * min(counts_s))
 
 
 def _some(records: Iterator[Record]) -> list[Record]:

@@ -12,6 +12,7 @@ from services.auditor.cursor import Cursor
 from services.auditor.history import Answers, Applied, Holdings, Outbox
 from services.auditor.live import GRACE_S, Held, Live
 from services.auditor.stores import Application
+from services.auditor.taking import pause_s
 from services.broker.reader import Record
 from services.domain.arms import PUBLISHER_ARMS, ConsumerArm, Promise
 from services.domain.audit import AuditRow
@@ -135,6 +136,11 @@ def test_what_is_taken_back_was_never_there_as_of_the_next_pass(
     row = row_of(live, told, "record", 1_001 + GRACE_S)
     without = msgspec.structs.replace(told, applied=Applied(of, at))
     assert row == judged(without, "record", per_record=per_record, lost_0=True).row
+
+
+def test_one_count_that_stood_still_delays_the_next_no_more_than_the_others() -> None:
+    assert pause_s([0.01, 1.5, 0.02]) == pause_s([0.01]) < 5
+    assert pause_s([1.5, 1.2, 1.4]) > 50
 
 
 def test_what_was_none_of_a_message_cannot_be_taken_back() -> None:
