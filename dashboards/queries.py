@@ -165,6 +165,7 @@ def quantile(share: float, metric: str, arms: str) -> str:
     return f"histogram_quantile({share}, sum by (arm, le) (rate({metric}_bucket{{{arms}}}{_WINDOW})))"
 
 
+REBALANCES: Final = f"sum by (arm) (increase(delivery_rebalances_total{{{CONSUMERS}}}{_WINDOW}))"
 # Tempo's metrics generator makes it of spans, with exemplars.
 STEPS_P99: Final = (
     f"histogram_quantile(0.99, sum by (span_name, le) (rate(traces_spanmetrics_latency_bucket{_WINDOW})))"
@@ -186,6 +187,13 @@ def _behind(place: str, by: str) -> str:
     return f"{ends} - sum by ({by}) (delivery_group_committed_offsets_total{{{topics}, {CONSUMERS}}})"
 
 
+def waiting_in_tier(tier: str) -> str:
+    """Records of a retry tier that their group has not committed, by arm."""
+    kept = f'topic=~"payments[.].*[.]retry[.]{tier}", {CONSUMERS}'
+    ends = f'sum by (arm) (delivery_topic_end_offsets_total{{place="retry", {kept}}})'
+    return f"{ends} - sum by (arm) (delivery_group_committed_offsets_total{{{kept}}})"
+
+
 CIRCUITS: Final = f"max by (arm) (delivery_circuit_open{{{CONSUMERS}}})"
 RETRY_WAITING_BY_ARM: Final = _behind("retry", "arm")
 RETRY_SHARE: Final = (
@@ -193,6 +201,7 @@ RETRY_SHARE: Final = (
     f'(sum by (arm) (rate(delivery_group_committed_offsets_total{{topic=~".*[.]v1", {CONSUMERS}}}{_WINDOW})) > 0)'
 )
 DEPTH: Final = f"sum by (arm) (delivery_dead_letters_depth{{{CONSUMERS}}})"
+OLDEST_LETTER_S: Final = f"max by (arm) (delivery_dead_letters_oldest_age_seconds{{{CONSUMERS}}})"
 DEAD_LETTERS: Final = f'sum by (arm) (delivery_topic_end_offsets_total{{place="dead_letters", {CONSUMERS}}})'
 DEAD_LETTERS_PER_MIN: Final = (
     f'60 * sum by (arm) (rate(delivery_topic_end_offsets_total{{place="dead_letters", {CONSUMERS}}}{_WINDOW}))'

@@ -29,9 +29,7 @@ RUNBOOKS: Final = Path(__file__).parent.parent / "dashboards" / "runbooks"
 LIMIT_S: Final = 15.0  # of the median, for the alerts of which several rounds are measured
 ROUNDS: Final = 5
 CALM_MINUTES: Final = 30.0
-RATE: Final = (
-    20.0  # requests a second meanwhile: with all effects, one message at a time, stock_faust keeps up with that
-)
+RATE: Final = 20.0  # requests a second meanwhile: three effects each, one after another, are what stock_faust can do
 _LOOK_S: Final = 0.2
 _CALM_S: Final = 150.0  # an alert that fires already gets so long to end
 _COMMAND_S: Final = 60.0

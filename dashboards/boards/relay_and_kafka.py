@@ -9,7 +9,6 @@ from dashboards.panels import Panel, Reading, bars, chart, number
 from dashboards.sources import now, over_time, with_traces
 
 UID: Final = "lab-relay-and-kafka"
-_REBALANCES: Final = f"sum by (arm) (increase(delivery_rebalances_total{{{q.CONSUMERS}}}[$__rate_interval]))"
 
 
 def relay_and_kafka() -> dict[str, Any]:
@@ -158,7 +157,7 @@ def _rebalances() -> Panel:
         "0; a bump where a process started, ended or was killed. One without such a cause: a process stood still for "
         "longer than the session time-out, and its group went on without it.",
     )
-    return chart("Rebalances within the window, by arm", reading, [over_time(_REBALANCES, "{{arm}}")], "short")
+    return chart("Rebalances within the window, by arm", reading, [over_time(q.REBALANCES, "{{arm}}")], "short")
 
 
 def _progress() -> Panel:

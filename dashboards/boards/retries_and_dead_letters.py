@@ -10,14 +10,6 @@ from dashboards.sources import now, over_time
 from services.domain.failure_policy import TIERS
 
 UID: Final = "lab-retries-and-dead-letters"
-_OLDEST_LETTER_S: Final = f"max by (arm) (delivery_dead_letters_oldest_age_seconds{{{q.CONSUMERS}}})"
-
-
-def _waiting_in(tier: str) -> str:
-    """Records of a tier that their group has not committed, by arm."""
-    kept = f'topic=~"payments[.].*[.]retry[.]{tier}", {q.CONSUMERS}'
-    ends = f'sum by (arm) (delivery_topic_end_offsets_total{{place="retry", {kept}}})'
-    return f"{ends} - sum by (arm) (delivery_group_committed_offsets_total{{{kept}}})"
 
 
 def retries_and_dead_letters() -> dict[str, Any]:
@@ -54,7 +46,7 @@ def _oldest() -> Panel:
         runbooks=("DeadLetterBacklog",),
     )
     bounds = ((None, GOOD), (1.0, EXPECTED))
-    queries = [now(_OLDEST_LETTER_S, "{{arm}}")]
+    queries = [now(q.OLDEST_LETTER_S, "{{arm}}")]
     return number("Age of the oldest parked letter, by arm", reading, queries, "s", bounds=bounds)
 
 
@@ -111,7 +103,7 @@ def _reasons() -> Panel:
 def _waiting() -> Panel:
     reading = Reading("How many wait in each tier.", "0, and back to it after a brownout.")
     tiers = zip("ABC", (tier.name for tier in TIERS), strict=True)
-    queries = [over_time(_waiting_in(tier), f"{{{{arm}}}} {tier}", ref) for ref, tier in tiers]
+    queries = [over_time(q.waiting_in_tier(tier), f"{{{{arm}}}} {tier}", ref) for ref, tier in tiers]
     return chart("Waiting in retry tiers, by arm and tier", reading, queries, "short")
 
 
