@@ -65,9 +65,6 @@ def _calm() -> Iterator[str]:
     yield "## Calm"
     yield ""
     seen = calm()
-    if seen is None:
-        yield "`lab alerts calm` (30 minutes of load without a fault, on a lab that has lost messages): not played."
-        return
     came = "; ".join(seen.pages) or "no alert but Watchdog"
     yield (
         f"`lab alerts calm`, {seen.at}: {seen.minutes:g} minutes at {seen.rate:g} requests a second without a fault, "

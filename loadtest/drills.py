@@ -210,9 +210,9 @@ def todo(names: Collection[str], results: dict[str, list[Measured]]) -> Iterator
             yield drill, left
 
 
-def calm(file: Path = CALM) -> Calm | None:
-    """The last calm that was played, if one was."""
-    return msgspec.json.decode(file.read_bytes(), type=Calm) if file.exists() else None
+def calm(file: Path = CALM) -> Calm:
+    """The last calm that was played."""
+    return msgspec.json.decode(file.read_bytes(), type=Calm)
 
 
 def keep_calm(one: Calm, file: Path = CALM) -> None:

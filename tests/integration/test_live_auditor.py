@@ -22,7 +22,7 @@ import msgspec
 import pytest
 
 from services.auditor import __main__ as root
-from services.auditor import taking
+from services.auditor import cursor, taking
 from services.auditor.findings import Findings
 from services.auditor.live import GRACE_S, Found
 from services.auditor.taking import Taking
@@ -110,6 +110,7 @@ async def test_a_row_that_was_taken_away_is_missed_whatever_comes_meanwhile(
     watch: Watch, effect: str, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world, victim = watch.world, watch.world.messages[2]
+    monkeypatch.setattr(cursor, "_SETTLES_S", 0.2)  # no number is drawn here long before its row is there
     if not known:
         monkeypatch.setattr(taking, "_LATELY", 0)
         await watch.taking.read_anew()

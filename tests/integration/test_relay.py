@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from uuid import UUID
 
-import msgspec
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from services.domain.messages import ORDERS
 from services.domain.sharding import SHARDS, shard_of
@@ -208,11 +208,15 @@ async def test_a_session_whose_answer_nobody_reads_ends_and_frees_its_shards(sou
 
 
 async def test_what_the_broker_does_not_take_now_is_said_and_read_again(source: Place, tmp_path: Path) -> None:
-    """A topic that is not there yet: the rows stay in their table until it is."""
-    elsewhere = msgspec.structs.replace(source, topic=f"{source.topic}.missing")
+    """A topic that somebody deletes: the rows stay in their table until it is there again."""
+    admin = AdminClient({"bootstrap.servers": source.kafka})
     connection = await source.connect()
-    await insert(connection)
-    async with relay(elsewhere, 0, tmp_path) as one:
+    async with relay(source, 0, tmp_path) as one:
+        await insert(connection)
+        await source.drained()
+        (gone,) = admin.delete_topics([source.topic], operation_timeout=30).values()
+        await asyncio.to_thread(gone.result)
+        message_id = await insert(connection)
 
         async def rewound() -> bool:
             return bool(one.events("relay.rewound"))
@@ -220,6 +224,10 @@ async def test_what_the_broker_does_not_take_now_is_said_and_read_again(source: 
         await until(rewound, "the relay says that it goes back")
         assert set(one.events("relay.rewound")[0]) >= {"source", "failed"}
         assert await connection.fetchval("SELECT count(*) FROM outbox") == 1
+        (made,) = admin.create_topics([NewTopic(source.topic, 6, 1)], operation_timeout=30).values()
+        await asyncio.to_thread(made.result)
+        await source.drained()
+    assert [record.message_id for record in source.records()] == [message_id]
     await connection.close()
 
 
