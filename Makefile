@@ -10,7 +10,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
 
 # uv draws its progress on a terminal, and names every package where there is none.
 QUIET = $(shell test -t 2 || echo -q)
-OFFLINE = { echo "the packages could not be installed: connect to the network and say it again, it goes on from there"; exit 1; }
+OFFLINE = { echo "not everything could be installed (why is said above): if the network was away, connect and say it again, it goes on from there"; exit 1; }
 
 .PHONY: help setup demo test check format up down lock clean proof blackout soak crash docs storms boards shots
 
@@ -69,6 +69,7 @@ docs: $(VENV)/.runtime ## make docs/reference.md, docs/semantics.md and docs/tel
 	$(BIN)/python -m lab.numbers
 
 lock: $(VENV)/.dev ## resolve requirements/ anew from pyproject.toml
+	$(BIN)/uv pip compile $(COMPILE) --group pyproject.toml:bootstrap -o requirements/bootstrap.txt
 	$(BIN)/uv pip compile $(COMPILE) pyproject.toml -o requirements/runtime.txt
 	$(BIN)/uv pip compile $(COMPILE) pyproject.toml --group dev -c requirements/runtime.txt -o requirements/dev.txt
 
@@ -86,7 +87,7 @@ $(VENV)/.uv: requirements/bootstrap.txt
 $(VENV)/.runtime: $(VENV)/.uv requirements/runtime.txt pyproject.toml
 	@echo "installing what the lab runs on (about 250 MB, once)"
 	@$(BIN)/uv pip install $(QUIET) --compile-bytecode --python $(BIN)/python --require-hashes -r requirements/runtime.txt || $(OFFLINE)
-	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps -e .
+	@$(BIN)/uv pip install -q --python $(BIN)/python --no-deps --no-build-isolation -e . || $(OFFLINE)
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.runtime requirements/dev.txt

@@ -30,23 +30,30 @@ def demo(
 
     After Ctrl-C what there was is still audited (a second one ends that, too), and nothing is left running.
     """
-    place, scenario = home(), read(TOUR)
+    place = home()
     try:
-        played = play(place, scenario, seed_of(seed, scenario))
-    except SystemExit as ended:
-        if ended.code == Exit.INTERRUPTED:
-            _end(place)
-        raise
-    if played.interrupted:
-        show(played)
+        _tour(place, seed, as_json)
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and ended.code != Exit.INTERRUPTED:
+            raise
         _end(place)
         sys.exit(Exit.INTERRUPTED)
-    with errors_as_sentences():
-        _load_gently(place)
+
+
+def _tour(place: Home, seed: int | None, as_json: bool) -> None:
+    """Exits with the verdict's code, or as interrupted; Ctrl-C may come at any time."""
+    scenario = read(TOUR)
+    played = play(place, scenario, seed_of(seed, scenario))
+    if not played.interrupted:
+        with errors_as_sentences():
+            _load_gently(place)
     if as_json:
         answer_json(document(played))
     else:
         show(played)
+    if played.interrupted:
+        sys.exit(Exit.INTERRUPTED)
+    if not as_json:
         _next(place, played)
     sys.exit(EXITS[played.verdict])
 
@@ -69,7 +76,7 @@ def _load_gently(place: Home) -> None:
 
 
 def _next(place: Home, played: Played) -> None:
-    """Three commands and one address."""
+    """Three commands and where to look."""
     for command, what in (
         (f"lab audit --run {played.run}", "every message that was lost or doubled, from the stores themselves"),
         ("lab run zombie", "a consumer that is frozen, wakes up and goes on; `lab scenarios` lists the others"),
@@ -77,6 +84,9 @@ def _next(place: Home, played: Played) -> None:
     ):
         out.print(f"  {command:<28} [dim]{what}[/]", soft_wrap=True)
     out.print(f"  {address(place, played)}", soft_wrap=True, markup=False)
+    urls = client.status(place)["urls"]
+    others = [f"{name} {urls[name]}" for name in ("prometheus", "alertmanager", "zipkin") if name in urls]
+    out.print(f"  [dim]{' · '.join(others)}[/]", soft_wrap=True)
 
 
 def address(place: Home, played: Played) -> str:

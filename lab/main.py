@@ -1,9 +1,14 @@
 """`lab`: the one command line."""
 
-import typer
+import sys
 
-from lab import alerts, audit, bench, dashboards, demo, dlq, explain, fault, load, replay, stack, telemetry, trace
-from lab import run as scenario
+try:
+    import typer
+
+    from lab import alerts, audit, bench, dashboards, demo, dlq, explain, fault, load, replay, stack, telemetry, trace
+    from lab import run as scenario
+except ModuleNotFoundError as error:
+    sys.exit(f"the library {error.name} is missing in {sys.prefix}: run `make setup`")
 
 app = typer.Typer(
     name="lab",

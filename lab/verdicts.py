@@ -9,6 +9,7 @@ from lab.output import out
 from loadtest.kept import Played, Row
 from loadtest.lessons import lessons
 
+_LESSONS: Final = {"expected": "yellow", "broken": "red"}
 COLOURS: Final = {"PASS": "green", "FAIL": "red", "INCONCLUSIVE": "yellow"}
 
 
@@ -28,10 +29,13 @@ def show(played: Played) -> None:
             out.print(f"[{COLOURS[row.verdict or 'INCONCLUSIVE']}]{row.name}[/]: {row.why}", soft_wrap=True)
     for reason in played.reasons:
         out.print(f"[yellow]{escape(reason)}[/]", soft_wrap=True)
-    for lesson in lessons(played):
-        colour = {"expected": "yellow", "broken": "red", "kept": "green"}[lesson.kind]
-        out.print(f"[{colour}]{escape(lesson.text)}[/]", soft_wrap=True)
-    out.print(f"[dim]✓ marks what is promised; the report: {escape(played.report)}[/]", soft_wrap=True)
+    found = lessons(played)
+    for lesson in found:
+        if lesson.kind != "kept":
+            out.print(f"[{_LESSONS[lesson.kind]}]{escape(lesson.text)}[/]", soft_wrap=True)
+    if kept := dict.fromkeys(lesson.arm for lesson in found if lesson.kind == "kept"):
+        out.print(f"[green]as promised (✓): {', '.join(kept)}[/]", soft_wrap=True)
+    out.print(f"[dim]by what each was put to the test: {escape(played.report)}[/]", soft_wrap=True)
 
 
 def _table(rows: list[Row]) -> Table:

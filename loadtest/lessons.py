@@ -33,9 +33,10 @@ _BECAUSE: Final = {
 
 
 class Lesson(msgspec.Struct, frozen=True):
-    """One sentence, and whether it is about expected damage, a broken promise or one that was kept."""
+    """One sentence, the arm, and whether it is about expected damage, a broken promise or one that was kept."""
 
     kind: Kind
+    arm: str
     text: str
 
 
@@ -56,7 +57,9 @@ def _of_rows(rows: Sequence[Row]) -> Iterator[Lesson]:
             yield _damage(worst, state)
     stuck = [row for row in rows if row.verdict == "FAIL" and row.waiting]
     if stuck:
-        yield Lesson("broken", f"{stuck[0].arm} is STUCK: {stuck[0].waiting:,} {_things(stuck[0])} still wait")
+        yield Lesson(
+            "broken", stuck[0].arm, f"{stuck[0].arm} is STUCK: {stuck[0].waiting:,} {_things(stuck[0])} still wait"
+        )
     passed = [row for row in rows if row.verdict == "PASS"]
     if passed and all(row.verdict in ("PASS", None) for row in rows):
         yield _kept(passed)
@@ -71,9 +74,9 @@ def _damage(row: Row, state: str) -> Lesson:
     things = _things(row)
     said = f"{row.arm} {_WORDS[state]} {count:,} {things if count > 1 else things.removesuffix('s')}"
     if _breaks(row, state):
-        return Lesson("broken", f"{said}: that breaks what it promises")
+        return Lesson("broken", row.arm, f"{said}: that breaks what it promises")
     because = _BECAUSE.get((row.arm, state))
-    return Lesson("expected", f"{said}, as expected" + (f": {because}" if because else ""))
+    return Lesson("expected", row.arm, f"{said}, as expected" + (f": {because}" if because else ""))
 
 
 def _things(row: Row) -> str:
@@ -83,7 +86,7 @@ def _things(row: Row) -> str:
 def _kept(rows: Sequence[Row]) -> Lesson:
     row = max(rows, key=lambda row: len(row.exercised))
     if row.hop == "accept":
-        return Lesson("kept", f"{row.arm}: every acknowledged request is one order ({row.exercised})")
+        return Lesson("kept", row.arm, f"{row.arm}: every acknowledged request is one order ({row.exercised})")
     promises = {promise for row in rows for promise in row.promise}
     words = [_HELD[promise] for promise in _HELD if promise in promises]
-    return Lesson("kept", f"{row.arm} {' and '.join(words)}, as promised ({row.exercised})")
+    return Lesson("kept", row.arm, f"{row.arm} {' and '.join(words)}, as promised ({row.exercised})")

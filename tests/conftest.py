@@ -15,6 +15,7 @@ from uuid import uuid4
 
 import asyncpg
 import msgspec
+import psutil
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
@@ -102,6 +103,11 @@ def _free(port: int) -> bool:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         return probe.connect_ex(("127.0.0.1", port)) != 0
+
+
+def belonging_to(home: Home) -> list[psutil.Process]:
+    """The processes of a lab, whoever started them."""
+    return [p for p in psutil.process_iter() if p.pid != os.getpid() and control._belongs_to(p, home)]
 
 
 def say(text: str) -> None:
@@ -258,3 +264,5 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
         yield started
     finally:
         started.cli("down")
+    assert not belonging_to(started.home)
+    assert [port for port in ports(started.home) if not _free(port)] == []

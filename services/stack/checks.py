@@ -74,7 +74,7 @@ def _owner(port: int) -> str:
 
 def disk(home: Home) -> Iterator[str]:
     """What a running lab may lack, too: room."""
-    cache_mb = 0 if jars.cache_dir().exists() else CACHE_MB
+    cache_mb = CACHE_MB if jars.missing(jars.cache_dir() / "jars") else 0
     for folder, needed_mb, setting in (
         (home.path, FREE_DISK_MB, "LAB_HOME"),
         (jars.cache_dir(), cache_mb, "LAB_CACHE"),

@@ -144,7 +144,7 @@ def _download(jar: Jar, downloads: Path) -> Path:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(downloads)) from error
         raise StackError(
             f"could not download {jar.group}:{jar.artifact}:{jar.version} ({type(error).__name__}): "
-            "connect to the network and run the command again, it goes on where it stopped"
+            "connect to the network and run the command again: what has come whole is kept"
         ) from error
 
 

@@ -202,7 +202,7 @@ async def test_an_unknown_id_is_not_found(producer: Producer) -> None:
 
 WRONG: dict[str, tuple[Any, ...]] = {
     "amount_cents": (-1, 0, 10**30, "1", 1.5, None, True),
-    "currency": ("XXX1", "", 7, None),
+    "currency": ("XXX1", "ABC", "eur", "", 7, None),
     "customer_id": ("", None, 5, "x" * 10_000),
     "order_id": (7, "\u0000", "x" * 10_000),
 }
@@ -225,8 +225,9 @@ async def test_bad_input_is_refused_by_name_and_changes_nothing(producer: Produc
         answer = await producer.post(body, f"k-{uuid4()}")
         assert (answer.status, answer.headers["Content-Type"]) == (400, "application/problem+json")
     for body in TOO_LARGE:
-        assert (await producer.post(body, f"k-{uuid4()}")).status == 413
-        assert (await producer.post(_in_chunks(body), f"k-{uuid4()}")).status == 413
+        for sent in (body, _in_chunks(body)):
+            answer = await producer.post(sent, f"k-{uuid4()}")
+            assert (answer.status, answer.headers["Content-Type"]) == (413, "application/problem+json")
     for name, value in (("Idempotency_Key", "k" * 300), ("lab_effects", "sms"), ("lab_run", "a b")):
         answer = await producer.client.call("POST", producer.kind.path, valid, **{"Idempotency_Key": "k", name: value})
         assert (answer.status, answer.faulty) == (400, [name.replace("_", "-")])

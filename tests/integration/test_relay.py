@@ -90,12 +90,19 @@ async def test_without_a_crash_two_relays_publish_every_row_once_and_each_key_in
             for _ in range(50):
                 await writer.write(200)
 
-        await asyncio.gather(*(write(writer) for writer in writers))
-        await source.drained()
-        records, written = source.records(), await source.written()
-        assert len(written) == 50_000
-        assert first_occurrences(records) == by_key(written)
-        await check_copies_have_a_reason(len(records) - len(written), one, two)
+        before = 0
+        for attempt in range(1, 4):  # a machine that stands still for as long as a session lives is no fault of a relay
+            await asyncio.gather(*(write(writer) for writer in writers))
+            await source.drained()
+            records, written = source.records(), await source.written()
+            assert len(written) == attempt * 50_000
+            assert first_occurrences(records) == by_key(written)
+            copies = len(records) - len(written) - before
+            if not copies:
+                break
+            await check_copies_have_a_reason(copies, one, two)
+            before += copies
+        assert copies == 0, "three times in a row"
         await shared(one, two)
 
 

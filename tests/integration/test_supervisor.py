@@ -19,7 +19,9 @@ import asyncpg
 import msgspec
 import psutil
 import pytest
+from confluent_kafka import Producer
 
+from services.broker.reader import bounds
 from services.stack import child as child_module
 from services.stack import client, control, logfiles, postgres
 from services.stack.child import Child
@@ -29,7 +31,7 @@ from services.stack.launch import Launch
 from services.stack.parts import Part
 from services.stack.spawn import unprivileged
 from services.telemetry.logs import Log
-from tests.conftest import free_home, say
+from tests.conftest import belonging_to, free_home, say
 
 SLEEP = "import time\nwhile True: time.sleep(1)"
 LEAK = "import time\nhoard = []\nwhile True: hoard.append(bytearray(4 << 20)); time.sleep(0.01)"
@@ -304,10 +306,6 @@ def up(lab: Home) -> Home:
     return lab
 
 
-def belonging_to(home: Home) -> list[psutil.Process]:
-    return [p for p in psutil.process_iter() if p.pid != os.getpid() and control._belongs_to(p, home)]
-
-
 def process(home: Home, name: str) -> dict[str, Any]:
     (found,) = [p for p in client.status(home)["processes"] if p["name"] == name]
     return dict(found)
@@ -370,9 +368,9 @@ async def test_a_frozen_postgres_is_shown_thaws_and_can_be_killed(up: Home) -> N
     await ready_again(up, "postgres", restarts + 1)
 
 
-async def test_committed_rows_survive_a_kill_a_hold_and_down_and_up(up: Home) -> None:
-    async def rows() -> int:
-        connection = await asyncpg.connect(f"{up.postgres_url('ledger')}/postgres")
+async def test_what_was_confirmed_survives_a_kill_a_hold_and_down_and_up(up: Home) -> None:
+    async def rows(server: str) -> int:
+        connection = await asyncpg.connect(f"{up.postgres_url(server)}/postgres")
         try:
             await connection.execute("CREATE TABLE IF NOT EXISTS kept (n int)")
             await connection.execute("INSERT INTO kept VALUES (1)")
@@ -380,7 +378,16 @@ async def test_committed_rows_survive_a_kill_a_hold_and_down_and_up(up: Home) ->
         finally:
             await connection.close()
 
-    assert await rows() == 1
+    def records() -> int:
+        """How many there are with one more that the broker has confirmed."""
+        kafka, topic = up.addresses()["LAB_KAFKA"], "refunds.v1"
+        producer = Producer({"bootstrap.servers": kafka, "acks": "all"})
+        producer.produce(topic, b"kept")
+        assert producer.flush(60) == 0
+        return sum(bounds(kafka, [topic]).ends.values())
+
+    assert (await rows("ledger"), await rows("postgres")) == (1, 1)
+    there = records()
     client.act(up, "kill", "ledger", hold=True)
     await until(lambda: process(up, "ledger")["state"] == "held")
     with pytest.raises(StackError, match="lab restart ledger"):
@@ -389,12 +396,12 @@ async def test_committed_rows_survive_a_kill_a_hold_and_down_and_up(up: Home) ->
         client.act(up, "kill", "ledger")
     client.act(up, "restart", "ledger")
     await until(lambda: process(up, "ledger")["ready"])
-    assert await rows() == 2
+    assert await rows("ledger") == 2
     assert control.down(up, say) is True
     assert not belonging_to(up)
     assert control.down(up, say) is False
     control.up(up, faults=False, seed=1, only=("provision",), say=say)
-    assert await rows() == 3
+    assert (await rows("ledger"), await rows("postgres"), records()) == (3, 2, there + 1)
 
 
 async def test_a_killed_supervisor_takes_all_with_it_and_the_next_up_says_so(up: Home) -> None:

@@ -189,6 +189,9 @@ def test_lessons_say_expected_damage_broken_promises_and_what_held_apart() -> No
             row("stock_faust", None, lost=1, effect="email"),
         )
     )
+    assert [lesson.arm for lesson in found] == [
+        "effectively_once", "at_most_once", "at_least_once", "stock_faust", "at_least_once",
+    ]  # fmt: skip
     assert [(lesson.kind, lesson.text) for lesson in found] == [
         ("broken", "effectively_once LOST 1 charge: that breaks what it promises"),
         ("expected", "at_most_once LOST 14 charges, as expected: it commits first"),

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from typing import Any
 import pytest
 
 from lab import demo
-from lab.output import Exit
+from lab.output import Exit, errors_as_sentences
 from services.settings import Settings, SettingsError, read_settings
 from services.stack import checks, control, jars
 from services.stack.errors import StackError
@@ -126,6 +127,51 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert any("make room" in text for text in checks.problems(Home(tmp_path, 30_000)))
 
 
+def test_a_cache_that_lacks_something_needs_room_and_a_whole_one_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(checks, "CACHE_MB", 10**9)
+    said = f"MB are free at {tmp_path / 'cache'}: make room, or set LAB_CACHE"
+    (tmp_path / "cache" / "jars").mkdir(parents=True)
+    assert any(said in text for text in checks.disk(Home(tmp_path, 30_000)))
+    for jar in jars.locked():
+        (tmp_path / "cache" / "jars" / jar.file_name).touch()
+    assert not list(checks.disk(Home(tmp_path, 30_000)))
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "/data"), "the disk is full at /data: make room, or choose"),
+        (OSError(errno.EDQUOT, "Disk quota exceeded"), "the disk is full: make room, or choose other folders"),
+        (PermissionError(errno.EACCES, "Permission denied", "/data"), "Permission denied at /data: `lab doctor` looks"),
+    ],
+)
+def test_what_the_machine_refuses_is_a_sentence(error: OSError, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end, errors_as_sentences():
+        raise error
+    assert end.value.code == Exit.FAILED
+    assert said in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_missing_library_and_binaries_that_do_not_run_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    java = tmp_path / "java"
+    java.write_text("#!/bin/sh\necho libjli.so: cannot open shared object file >&2; exit 127\n")
+    java.chmod(0o755)
+    monkeypatch.setattr(checks.postgres, "binaries", lambda: tmp_path)
+    monkeypatch.setattr(checks.kafka, "java", lambda: java)
+    found = list(checks.problems(Home(tmp_path, 30_000)))
+    assert any(f"{tmp_path / 'postgres'} does not run here (No such file or directory)" in text for text in found)
+    assert any("java does not run here: libjli.so: cannot open shared object file" in text for text in found)
+    monkeypatch.delitem(sys.modules, "faust", raising=False)
+    monkeypatch.setattr(checks.importlib.util, "find_spec", lambda name: None if name == "faust" else object())
+    found = list(checks.problems(Home(tmp_path, 30_000)))
+    assert any("the library faust is missing" in text and "make setup" in text for text in found)
+
+
 def test_a_pid_that_another_process_has_now_is_no_lab(tmp_path: Path) -> None:
     home = Home(tmp_path, 30_000)
     home.create()
@@ -177,22 +223,34 @@ def test_a_disk_that_is_full_in_a_download_is_no_missing_network(tmp_path: Path)
     assert not jars._is_full(ConnectionError("no route"))
 
 
-@pytest.mark.parametrize("interrupted_in", ["the load", "before it"])
-def test_an_interrupted_demo_leaves_nothing_running(
-    interrupted_in: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("interrupted_in", ["the start", "the load", "the report", "the gentle load", "the table"])
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_demo_that_is_interrupted_leaves_nothing_running(
+    interrupted_in: str, as_json: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    def part(name: str) -> Callable[..., None]:
+        def reached(*_: Any) -> None:
+            if name == interrupted_in:
+                raise KeyboardInterrupt
+
+        return reached
+
     def play(*_: Any) -> Any:
-        if interrupted_in == "before it":
-            raise SystemExit(Exit.INTERRUPTED)
-        return SimpleNamespace(interrupted=True)
+        if interrupted_in == "the start":
+            raise SystemExit(Exit.INTERRUPTED)  # what `play` makes of it
+        part("the report")()
+        return SimpleNamespace(interrupted=interrupted_in == "the load")
 
     ended: list[Home] = []
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
     monkeypatch.setattr(demo, "play", play)
-    monkeypatch.setattr(demo, "show", lambda _: None)
+    monkeypatch.setattr(demo, "_load_gently", part("the gentle load"))
+    monkeypatch.setattr(demo, "document", part("the table"))
+    monkeypatch.setattr(demo, "answer_json", lambda _: None)
+    monkeypatch.setattr(demo, "show", part("the table"))
     monkeypatch.setattr(demo.control, "down", lambda home, _: ended.append(home))
     with pytest.raises(SystemExit) as end:
-        demo.demo(seed=1)
+        demo.demo(seed=1, as_json=as_json)
     assert end.value.code == Exit.INTERRUPTED
     assert [home.path for home in ended] == [tmp_path]
 
