@@ -22,7 +22,7 @@ from services.auditor.findings import Findings, Totals, now
 from services.auditor.gap import GapReader
 from services.auditor.gap_watch import GapWatch
 from services.auditor.history import key_of
-from services.auditor.live import GRACE_S, Live, Pass
+from services.auditor.live import GRACE_S, Live, Pass, When
 from services.auditor.stores import Stores
 from services.auditor.taking import Taking
 from services.domain.arms import CONSUMER_ARMS, PUBLISHER_ARMS
@@ -99,13 +99,13 @@ class Auditor:
             await asyncio.sleep(max(0.02, pause_s - (time.monotonic() - began)))
 
     async def _pass(self) -> None:
-        began = time.monotonic()
+        began, began_at = time.monotonic(), time.time()
         held = await self._taking.look()
         if self._taking.behind:  # half of it is not there: nothing is judged by that, but what is applied is put away
             await self._findings.write(self._taking.live.settle(held))
             self._taking.live.forget(REMEMBERED, held.answers)
             return
-        done = self._taking.live.judge(held, time.time())
+        done = self._taking.live.judge(held, When(began_at, time.time()))
         await self._findings.write(done.found)
         await self._reconcile()
         self.rows, self.at = done.rows, now()

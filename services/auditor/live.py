@@ -5,7 +5,8 @@ applied, every copy of it lies below the group's offset and nothing else holds i
 it again. So a pass costs as much as is under way, and the memory does not grow with the lab's age.
 
 Lost and unexpected must be so in two passes a grace apart, because the stores are not read at one moment; until then
-the message counts as waiting. Both can be taken back.
+the message counts as waiting. The grace is from what one pass saw to where another begins to read: a pass may take
+longer than that. Both can be taken back.
 """
 
 from collections import ChainMap, Counter
@@ -58,6 +59,13 @@ class Pass(NamedTuple):
     found: list[Found]
 
 
+class When(NamedTuple):
+    """When a pass began to read, and when it had read everything."""
+
+    began: float
+    over: float
+
+
 class _Row:
     """One hop, arm and effect (and kind): what is settled as counts, what is open as keys."""
 
@@ -73,23 +81,23 @@ class _Row:
         """A new row with what is settled."""
         return msgspec.structs.replace(self.settled)
 
-    def ripe(self, nowhere: Collection[Key], now: float) -> set[Key]:
+    def ripe(self, nowhere: Collection[Key], when: When) -> set[Key]:
         """Those that have been nowhere for the grace, and in two passes."""
-        self._missing = {key: self._missing.get(key, now) for key in nowhere}
-        return {key for key, since in self._missing.items() if now - since >= GRACE_S}
+        self._missing = {key: self._missing.get(key, when.over) for key in nowhere}
+        return {key for key, since in self._missing.items() if when.began - since >= GRACE_S}
 
     def removed(self, key: Key) -> None:
         """It was seen, and is there no more."""
         self._missing[key] = 0.0
 
-    def unripe(self, surplus: Collection[Key], now: float) -> set[Key]:
+    def unripe(self, surplus: Collection[Key], when: When) -> set[Key]:
         """Those that have been applied too often for less than the grace."""
-        self._surplus = {key: self._surplus.get(key, now) for key in surplus}
-        return {key for key, since in self._surplus.items() if now - since < GRACE_S}
+        self._surplus = {key: self._surplus.get(key, when.over) for key in surplus}
+        return {key for key, since in self._surplus.items() if when.began - since < GRACE_S}
 
-    def unexpected(self, now: float) -> list[Key]:
+    def unexpected(self, when: When) -> list[Key]:
         """What has not been asked for, for the grace."""
-        return [key for key, since in self.orphans.items() if now - since >= GRACE_S]
+        return [key for key, since in self.orphans.items() if when.began - since >= GRACE_S]
 
     def news(self, bad: dict[tuple[State, Key], int]) -> list[Found]:
         """What is bad now and was not said, or with another count; and what is so no more."""
@@ -410,19 +418,19 @@ class Live:
     def _published(self, place: _Publisher, key: Key) -> int:
         return self.published[place.arm.name].count(key, place.topic)
 
-    def judge(self, held: "Held", now: float) -> Pass:
+    def judge(self, held: "Held", when: When) -> Pass:
         """One pass: what was taken in, against what holds the rest."""
         rows: dict[str, AuditRow] = {}
         found: list[Found] = []
-        judged = [self._accept(place, held, now) for place in self._publishers]
-        judged += [self._publish(place, held, now) for place in self._publishers]
-        judged += [self._process(cell, held, now) for cell in self._cells.values() if cell.arm.name in held.holdings]
+        judged = [self._accept(place, held, when) for place in self._publishers]
+        judged += [self._publish(place, held, when) for place in self._publishers]
+        judged += [self._process(cell, held, when) for cell in self._cells.values() if cell.arm.name in held.holdings]
         for part, row, bad in judged:
             rows.setdefault(row.name, AuditRow(hop=row.hop, arm=row.arm, effect=row.effect)).add(row)
             found += part.news(bad)
         return Pass(list(rows.values()), found)
 
-    def _accept(self, place: _Publisher, held: "Held", now: float) -> "_Judged":
+    def _accept(self, place: _Publisher, held: "Held", when: When) -> "_Judged":
         made, part, bad = place.intents.by_key, place.accept, _Bad()
         answers = held.answers[place.arm.name, place.kind.name]
         nowhere, row = [], part.row()
@@ -445,9 +453,9 @@ class Live:
                 row.expected += 1
                 row.uncertain += 1
         row.unexpected = len(bad.of("unexpected"))
-        return part, row, _lost_or_waiting(part, row, bad, nowhere, now)
+        return part, row, _lost_or_waiting(part, row, bad, nowhere, when)
 
-    def _publish(self, place: _Publisher, held: "Held", now: float) -> "_Judged":
+    def _publish(self, place: _Publisher, held: "Held", when: When) -> "_Judged":
         published, part, bad = self.published[place.arm.name], place.publish, _Bad()
         outbox, row = held.outboxes[place.arm.name], part.row()
         nowhere = []
@@ -468,17 +476,17 @@ class Live:
                 row.uncertain += 1
             else:
                 nowhere.append(key)
-        ghosts = dict.fromkeys(part.unexpected(now), 1)
+        ghosts = dict.fromkeys(part.unexpected(when), 1)
         ghosts |= {key: 1 for topic, key in published.wrong if topic == place.topic}
         row.unexpected = len(ghosts)
         bad |= {("unexpected", key): 1 for key in ghosts}
-        return part, row, _lost_or_waiting(part, row, bad, nowhere, now)
+        return part, row, _lost_or_waiting(part, row, bad, nowhere, when)
 
-    def _process(self, cell: _Cell, held: "Held", now: float) -> "_Judged":
+    def _process(self, cell: _Cell, held: "Held", when: When) -> "_Judged":
         holdings, row, bad = held.holdings[cell.arm.name], cell.row(), _Bad()
         rest: dict[Key, int] = {}
         surplus = [key for key in cell.open if self._surplus(cell, key)] if cell.arm.per_record else ()
-        unsure = cell.unripe(surplus, now)
+        unsure = cell.unripe(surplus, when)
         for key in list(cell.open):
             many, copies = self._count(cell, key), self._main.copies[key]
             ahead = holdings.ahead(copies)
@@ -495,7 +503,7 @@ class Live:
         # It asks of every message with copies, and the look knows only of the rest; one that was never applied is not
         # lost while another copy of it is held.
         nowhere = {key for key in seem & rest.keys() if rest[key] or holdings.gone(key, self._main.copies[key])}
-        lost = cell.ripe(nowhere, now)
+        lost = cell.ripe(nowhere, when)
         some = _Some(self._main, rest.keys() - (nowhere - lost))
         judged = judge_process(AuditRow(hop="", arm="", effect=cell.effect), cell.arm, some, looks, lost)  # type: ignore[arg-type]
         row.add(judged.row)
@@ -505,7 +513,7 @@ class Live:
         for key in some.wanting("") - lost - unsure:
             if above := extra(rest[key], self._allowed(cell, key)):
                 bad["duplicated", key] = above
-        ghosts = cell.unexpected(now)
+        ghosts = cell.unexpected(when)
         row.unexpected = len(ghosts)
         bad |= {("unexpected", key): 1 for key in ghosts}
         return cell, row, bad
@@ -609,10 +617,10 @@ _Judged = tuple[_Row, AuditRow, dict[tuple[State, Key], int]]
 
 
 def _lost_or_waiting(
-    part: _Row, row: AuditRow, bad: dict[tuple[State, Key], int], nowhere: Collection[Key], now: float
+    part: _Row, row: AuditRow, bad: dict[tuple[State, Key], int], nowhere: Collection[Key], when: When
 ) -> dict[tuple[State, Key], int]:
     """What is nowhere is lost once it has been so for the grace; until then it may be between two reads."""
-    lost = part.ripe(nowhere, now)
+    lost = part.ripe(nowhere, when)
     row.expected += len(nowhere)
     row.lost += len(lost)
     row.waiting += len(nowhere) - len(lost)

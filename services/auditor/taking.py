@@ -89,18 +89,17 @@ class Taking:
 
     async def look(self) -> Held:
         """Take in what is new; returns what holds messages by now. Raises Unreachable."""
-        now = time.time()
         self.behind = False
         starts = {arm.name: await begin(self._stores, arm) for arm in self._consumers if arm.dead_letters}
         await self._ledger()
         for arm in self._publishers:
             for kind in arm.kinds:
-                await self._new_intents(arm, kind, now)
+                await self._new_intents(arm, kind)
         outboxes = {arm.name: await self._stores.outbox(arm) for arm in self._publishers}
-        await self._new_records(now)
+        await self._new_records()
         holdings = {arm.name: await self._holdings(arm, starts.get(arm.name)) for arm in self._consumers}
-        await self._new_applications(now)
-        await self._new_outputs(now)
+        await self._new_applications()
+        await self._new_outputs()
         await self._details()
         if not self.behind and time.monotonic() >= self._count_due:
             await self.count_rows()
@@ -121,9 +120,9 @@ class Taking:
                     self.live.take_answers(arm.name, kind.name, answers.touched)
                     answers.touched.clear()
 
-    async def _new_intents(self, arm: PublisherArm, kind: Kind, now: float) -> None:
+    async def _new_intents(self, arm: PublisherArm, kind: Kind) -> None:
         cursor, server, database = self._intents[arm.name, kind.name], self._settings.postgres, arm.database(kind)
-        snapshot = await self._snapshot(server, database)
+        now, snapshot = time.time(), await self._snapshot(server, database)
         limit = cursor.overlap + _ROWS
         rows = await self._fetch(server, database, "intents_after", cursor.floor, limit)
         fresh = cursor.take([row[0] for row in rows], now, *snapshot)
@@ -132,17 +131,17 @@ class Taking:
             if message_id in fresh:
                 self.live.take_intent(arm.name, kind.name, message_id.bytes, key, digest, run)
 
-    async def _new_records(self, now: float) -> None:
+    async def _new_records(self) -> None:
         with reaching("Kafka"):
-            if now >= self._heads_due:
+            if time.monotonic() >= self._heads_due:
                 self._heads = await asyncio.to_thread(self._broker.firsts, self._topics)
-                self._heads_due = now + _LOOK_AT_HEADS_S
+                self._heads_due = time.monotonic() + _LOOK_AT_HEADS_S
             self.live.heads = self._heads
             ends = await asyncio.to_thread(self._broker.ends, self._topics)
             news = self._main.read_to(ends, self._heads, _RECORDS)
             while records := await asyncio.to_thread(_some, news):
                 for record in records:
-                    self.live.take_record(self._arm_of(record), record, now)
+                    self.live.take_record(self._arm_of(record), record, time.time())
             self.behind = self.behind or self._main.is_before(ends)
 
     def _arm_of(self, record: Record) -> str:
@@ -168,13 +167,13 @@ class Taking:
         emails = await self._stores.emails(arm) if arm.dedups else {}
         return Holdings(offsets[arm.group], letters, emails, start.redrives.queued | moving | sent_on)
 
-    async def _new_applications(self, now: float) -> None:
+    async def _new_applications(self) -> None:
         payments = self._settings.postgres, "payments"
         for arm in self._consumers:
             if "record" not in arm.effects:
                 continue
             table, waiting = self._records[arm.name], self._pending[arm.name]
-            cursor, snapshot = table.cursor, await self._snapshot(*payments)
+            cursor, now, snapshot = table.cursor, time.time(), await self._snapshot(*payments)
             limit = cursor.overlap + _ROWS
             rows = await self._fetch(*payments, "records_after", cursor.floor, limit, arm=arm)
             fresh = cursor.take([row[0] for row in rows], now, *snapshot)
@@ -183,15 +182,15 @@ class Taking:
                 if seq in fresh:
                     waiting[seq] = application(rest)
                     if status == "applied":
-                        self._take(table, seq, arm.name, "record", waiting.pop(seq), now)
+                        self._take(table, seq, arm.name, "record", waiting.pop(seq))
             if waiting:
                 for (seq,) in await self._fetch(*payments, "applied_among", list(waiting), arm=arm):
-                    self._take(table, seq, arm.name, "record", waiting.pop(seq), now)
-        await self._new_calls(now)
+                    self._take(table, seq, arm.name, "record", waiting.pop(seq))
+        await self._new_calls()
 
-    async def _new_calls(self, now: float) -> None:
+    async def _new_calls(self) -> None:
         provider = self._settings.ledger, "provider"
-        cursor, snapshot = self._calls.cursor, await self._snapshot(*provider)
+        cursor, now, snapshot = self._calls.cursor, time.time(), await self._snapshot(*provider)
         limit = cursor.overlap + _ROWS
         rows = await self._fetch(*provider, "applications_after", cursor.floor, limit)
         fresh = cursor.take([row[0] for row in rows], now, *snapshot)
@@ -200,13 +199,13 @@ class Taking:
         for seq, account, effect, *rest, amount_cents, currency, customer_id in rows:
             if seq in fresh and effect in effects.get(account, ()):
                 kept = (amount_cents, currency, customer_id) if effect in _WITH_MONEY else (customer_id,)
-                self._take(self._calls, seq, account, effect, application([*rest, *kept]), now)
+                self._take(self._calls, seq, account, effect, application([*rest, *kept]))
 
-    def _take(self, table: _Table, number: int, arm: str, effect: str, found: Application, now: float) -> None:
-        self.live.take_application(arm, effect, found, now)
+    def _take(self, table: _Table, number: int, arm: str, effect: str, found: Application) -> None:
+        self.live.take_application(arm, effect, found, time.time())
         table.remember(number, arm, effect, found)
 
-    async def _new_outputs(self, now: float) -> None:
+    async def _new_outputs(self) -> None:
         for arm in self._consumers:
             if not arm.output_topic:
                 continue
@@ -215,7 +214,7 @@ class Taking:
                 news = self._out.read_to(ends, {}, _RECORDS)
                 while records := await asyncio.to_thread(_some, news):
                     for record in records:
-                        self.live.take_application(arm.name, "output", _output(record), now)
+                        self.live.take_application(arm.name, "output", _output(record), time.time())
                 self.behind = self.behind or self._out.is_before(ends)
 
     async def _details(self) -> None:

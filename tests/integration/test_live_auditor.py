@@ -24,7 +24,7 @@ import pytest
 from services.auditor import __main__ as root
 from services.auditor import cursor, taking
 from services.auditor.findings import Findings
-from services.auditor.live import GRACE_S, Found
+from services.auditor.live import GRACE_S, Found, When
 from services.auditor.taking import Taking
 from services.domain.arms import PUBLISHER_ARMS
 from services.domain.audit import AuditDocument, Evidence
@@ -57,7 +57,8 @@ class Watch:
             self.taking.live.forget(0, held.answers)
             held = await answered(self.taking.look)
         for _ in range(2):
-            done = self.taking.live.judge(held, time.time() + self.ahead_s)
+            now = time.time() + self.ahead_s
+            done = self.taking.live.judge(held, When(now, now))
             assert all(row.unexplained == 0 and row.expected == row.accounted() for row in done.rows)
             for found in done.found:
                 self._note(found)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from services.auditor.cursor import Cursor
 from services.auditor.history import Answers, Applied, Holdings, Outbox
-from services.auditor.live import GRACE_S, Held, Live
+from services.auditor.live import GRACE_S, Held, Live, When
 from services.auditor.stores import Application
 from services.auditor.taking import pause_s
 from services.broker.reader import Record
@@ -36,13 +36,18 @@ def held(holdings: Holdings, outbox: Outbox = NOTHING, answers: Answers | None =
     return Held({"outbox": outbox}, {"tried": holdings}, said)
 
 
+def instant(now: float) -> When:
+    """Of a pass that takes no time."""
+    return When(now, now)
+
+
 Events = list[tuple[str, Coordinates]]
 
 
 def live_row(told: Told, arm: ConsumerArm, effect: str, seed: int) -> AuditRow:
     """Take everything in, in any order and in several passes; the last two are a grace apart."""
     live, _ = taken_in(told, arm, effect, seed)
-    live.judge(held(told.holdings), 1_000)
+    live.judge(held(told.holdings), instant(1_000))
     return row_of(live, told, effect, 1_000 + GRACE_S)
 
 
@@ -67,7 +72,7 @@ def taken_in(told: Told, arm: ConsumerArm, effect: str, seed: int) -> tuple[Live
             if shuffle.random() < 0.5:
                 live.settle(now)  # as long as it is not at the end of everything
             else:
-                live.judge(now, number)
+                live.judge(now, instant(number))
             live.forget(shuffle.randrange(4), now.answers)
     look_up(live, told, events)
     return live, events
@@ -75,7 +80,7 @@ def taken_in(told: Told, arm: ConsumerArm, effect: str, seed: int) -> tuple[Live
 
 def row_of(live: Live, told: Told, effect: str, now: float) -> AuditRow:
     """What a pass says of the effect."""
-    rows = {row.name: row for row in live.judge(held(told.holdings), now).rows}
+    rows = {row.name: row for row in live.judge(held(told.holdings), instant(now)).rows}
     row = rows[f"process/tried/{effect}"]
     said = [one for one in live.standing() if one.row == row.name and one.state == "lost"]
     assert len(said) == row.lost  # what alerts go by is what the row says
@@ -117,7 +122,7 @@ def test_what_is_taken_back_was_never_there_as_of_the_next_pass(
     arm = arm_of("record", frozenset({"no_loss"}), per_record=per_record)
     live, events = taken_in(told, arm, "record", seed)
     for now in (1_000, 1_000 + GRACE_S):
-        live.judge(held(told.holdings), now)
+        live.judge(held(told.holdings), instant(now))
     live.forget(seed % 4, held(told.holdings).answers)
     of, at, places = Counter(told.applied.of), Counter(told.applied.at), told.published.places()
     for number in which:
@@ -160,13 +165,13 @@ def test_what_is_nowhere_waits_for_the_grace_is_lost_then_and_can_be_taken_back(
     live.take_record("outbox", record(0, 1), 0.0)
     states = []
     for now in (0.0, GRACE_S / 2, GRACE_S, GRACE_S + 1):
-        done = live.judge(held(passed), now)
+        done = live.judge(held(passed), instant(now))
         row = done.rows[-1]
         states.append((row.waiting, row.lost, [one.many for one in done.found if one.row.startswith("process")]))
         assert closes(row)
     assert states == [(1, 0, []), (1, 0, []), (0, 1, [1]), (0, 1, [])]
     live.take_application("tried", "record", Application(key(1), True, Coordinates(ORDERS.topic, 0, 0), "", b""), 9.0)
-    done = live.judge(held(passed), 10.0)
+    done = live.judge(held(passed), instant(10.0))
     assert (done.rows[-1].lost, done.rows[-1].applied_once) == (0, 1)
     assert [(one.state, one.many) for one in done.found if one.row.startswith("process")] == [("lost", 0)]
 
@@ -177,7 +182,7 @@ def test_an_effect_that_is_seen_before_its_record_is_no_ghost_unless_the_record_
         at = Coordinates(ORDERS.topic, 0, number)
         live.take_application("tried", "record", Application(key(number), True, at, "", b""), 0.0)
     live.take_record("outbox", record(0, 1), 1.0)
-    rows = [live.judge(held(Holdings({(ORDERS.topic, 0): 1})), now).rows[-1] for now in (1.0, GRACE_S)]
+    rows = [live.judge(held(Holdings({(ORDERS.topic, 0): 1})), instant(now)).rows[-1] for now in (1.0, GRACE_S)]
     assert [(row.applied_once, row.unexpected) for row in rows] == [(1, 0), (1, 1)]
 
 
@@ -188,13 +193,13 @@ def test_where_records_count_a_second_application_may_be_of_a_copy_that_was_not_
     for number, offset in ((1, 1), (1, 5), (2, 2), (2, 2)):
         at = Coordinates(ORDERS.topic, 0, offset)
         live.take_application("tried", "record", Application(key(number), True, at, "", b""), 0.0)
-    said = live.settle(held(passed)) + live.judge(held(passed), 0.0).found
+    said = live.settle(held(passed)) + live.judge(held(passed), instant(0.0)).found
     live.take_record("outbox", record(5, 1), 1.0)
     assert live.lacking() == {("tried", "record"): [key(1)]}
     live.take_records_applied("tried", "record", key(1), [Coordinates(ORDERS.topic, 0, at) for at in (1, 5)])
-    said += live.judge(held(passed), 1.0).found
+    said += live.judge(held(passed), instant(1.0)).found
     assert not [one for one in said if one.state == "duplicated" and one.row.startswith("process")]
-    done = live.judge(held(passed), GRACE_S)
+    done = live.judge(held(passed), instant(GRACE_S))
     assert [(one.key, one.many) for one in done.found if one.row.startswith("process")] == [(key(2), 1)]
     assert (done.rows[-1].applied_once, done.rows[-1].duplicated, done.rows[-1].inherited) == (1, 1, 1)
 
@@ -212,15 +217,15 @@ def test_the_hops_accept_and_publish_are_judged_by_what_was_told_and_what_is_the
     live.take_record("outbox", record(1, 1), 0.0)
     live.take_record("outbox", record(2, 9), 0.0)
     now = held(Holdings(), Outbox({key(3)}), answers)
-    live.judge(now, 0.0)
-    accept, publish = live.judge(now, GRACE_S).rows
+    live.judge(now, instant(0.0))
+    accept, publish = live.judge(now, instant(GRACE_S)).rows
     assert (accept.expected, accept.duplicated, accept.lost, accept.uncertain) == (3, 1, 1, 1)
     assert (publish.expected, publish.duplicated, publish.waiting, publish.lost) == (3, 1, 1, 1)
     assert publish.unexpected == 1
     assert closes(accept)
     assert closes(publish)
     live.take_record("outbox", record(3, 1), 8.0)
-    (again,) = (row for row in live.judge(now, 9.0).rows if row.hop == "publish")
+    (again,) = (row for row in live.judge(now, instant(9.0)).rows if row.hop == "publish")
     assert (again.duplicated, again.extra_applications) == (1, 2)
 
 
@@ -228,7 +233,7 @@ def test_where_the_broker_dropped_records_an_absent_one_is_uncertain() -> None:
     live = Live([OUTBOX], [])
     live.take_intent("outbox", "orders", key(1), "a", b"", "")
     dropped = msgspec.structs.replace(held(Holdings()), truncated={ORDERS.topic})
-    rows = [live.judge(dropped, now).rows[1] for now in (0.0, GRACE_S)]
+    rows = [live.judge(dropped, instant(now)).rows[1] for now in (0.0, GRACE_S)]
     assert [(row.uncertain, row.lost) for row in rows] == [(1, 0), (1, 0)]
 
 
@@ -263,15 +268,15 @@ def test_what_is_settled_and_old_lies_on_the_shelf_and_stays_counted(told: Told,
         for _ in range(told.applied.at.get(at, 0)):
             live.take_application("tried", "email", Application(message, True, at, "", b""), 0.0)
     now = held(told.holdings)
-    live.judge(now, 0.0)
-    before = live.judge(now, GRACE_S)
+    live.judge(now, instant(0.0))
+    before = live.judge(now, instant(GRACE_S))
     live.forget(keep, now.answers)
-    after = live.judge(now, GRACE_S)
+    after = live.judge(now, instant(GRACE_S))
     assert after.rows[-1] == before.rows[-1]
     for at, message in places.items():  # what comes again of an old one makes no ghost, and is counted
         live.take_application("tried", "email", Application(message, True, at, "", b""), 10.0)
-    live.judge(now, 10.0)
-    row = live.judge(now, 10.0 + GRACE_S).rows[-1]
+    live.judge(now, instant(10.0))
+    row = live.judge(now, instant(10.0 + GRACE_S)).rows[-1]
     applications = [row.applied_once + row.duplicated + row.extra_applications for row in (before.rows[-1], row)]
     assert row.unexpected == 0
     assert applications[1] >= applications[0]
@@ -297,7 +302,7 @@ def test_while_not_all_is_read_only_what_is_applied_is_let_go_of_and_nothing_is_
     assert live.settle(now) == []
     live.forget(0, now.answers)
     assert len(live) == 0
-    accept, publish, process = live.judge(now, 1_000.0).rows
+    accept, publish, process = live.judge(now, instant(1_000.0)).rows
     assert (accept.expected, accept.applied_once, accept.lost) == (3, 2, 0)
     assert (publish.expected, publish.duplicated, publish.lost) == (2, 1, 0)
     assert (process.expected, process.applied_once) == (1, 1)
@@ -313,7 +318,7 @@ def test_a_message_on_the_shelf_is_duplicated_when_it_is_published_or_applied_ag
     live.take_record("outbox", record(0, 1), 0.0)
     live.take_application("tried", "record", Application(key(1), True, at, "", b""), 0.0)
     now = held(passed, answers=answers)
-    live.judge(now, 0.0)
+    live.judge(now, instant(0.0))
     live.forget(0, now.answers)
     assert len(live) == 0
     assert list(answers.keys()) == []
@@ -321,7 +326,7 @@ def test_a_message_on_the_shelf_is_duplicated_when_it_is_published_or_applied_ag
     live.take_intent("outbox", "orders", key(2), "a", record_digest(), "")
     live.take_record("outbox", record(1, 1), 1.0)
     live.take_application("tried", "record", Application(key(1), True, at, "", b""), 1.0)
-    rows = {row.name: row for row in live.judge(now, 1.0).rows}
+    rows = {row.name: row for row in live.judge(now, instant(1.0)).rows}
     assert rows["accept/outbox/intent"].duplicated == 1
     assert rows["publish/outbox/publication"].duplicated == 1
     assert rows["process/tried/record"].duplicated == 1
@@ -337,7 +342,7 @@ def test_an_answer_that_comes_late_to_a_key_on_the_shelf_changes_nothing() -> No
         answers.called("a")
         answers.answered("a", "acknowledged")
         live.take_answers("outbox", "orders", {"a"})
-        rows = live.judge(now, 0.0).rows
+        rows = live.judge(now, instant(0.0)).rows
         assert [(row.expected, row.applied_once) for row in rows] == [(1, 1), (1, 1)]
         live.forget(0, now.answers)
 
@@ -345,3 +350,24 @@ def test_an_answer_that_comes_late_to_a_key_on_the_shelf_changes_nothing() -> No
 def record_digest() -> bytes:
     """Of the records that `record` makes."""
     return digest("", b"")
+
+
+def test_a_pass_that_takes_longer_than_the_grace_calls_nothing_lost_or_unexpected_by_itself() -> None:
+    live, place = Live([OUTBOX], [arm_of("record")]), Coordinates(ORDERS.topic, 0, 0)
+    headers = [("ce_id", str(UUID(bytes=key(1))).encode()), ("lab-effects", b"record")]
+    long_s, passed = 3 * GRACE_S, held(Holdings({(ORDERS.topic, 0): 1}))
+
+    def found(began: float, over: float) -> list[tuple[str, str]]:
+        return [(one.row, one.state) for one in live.judge(passed, When(began, over)).found]
+
+    # its intent committed after this pass had read those
+    live.take_record("outbox", Record(place, headers), long_s - 1)
+    live.take_application("tried", "record", Application(key(2), True, place, "", b""), long_s - 1)
+    assert found(0.0, long_s) == []
+    began = long_s + 0.1  # the next one begins right after it, and takes as long
+    assert found(began, began + long_s) == []
+    assert found(2 * began, 2 * began + 0.1) == [
+        ("publish/outbox/publication", "unexpected"),
+        ("process/tried/record", "lost"),
+        ("process/tried/record", "unexpected"),
+    ]
