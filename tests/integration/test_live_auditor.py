@@ -142,6 +142,32 @@ async def test_a_row_that_was_taken_away_is_missed_whatever_comes_meanwhile(
     assert watch.taking.live is read, "it is missed once"
 
 
+async def test_what_is_made_while_a_look_lasts_longer_than_the_grace_is_not_called_unexpected(
+    watch: Watch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world, taken, made = watch.world, watch.taking, list[UUID]()
+    records = taken._new_records
+
+    async def after_the_intents() -> None:
+        made.append((await world.seed(ORDERS)).id)
+        await records()
+
+    with monkeypatch.context() as slow:
+        slow.setattr(taken, "_new_records", after_the_intents)
+        began = time.time()
+        held = await answered(taken.look)
+    ids = {id_.bytes for id_ in made}
+    assert ids
+    found = taken.live.judge(held, When(began, began + 2 * GRACE_S)).found
+    assert not [one for one in found if one.key in ids]
+    later = time.time() + GRACE_S  # begun then, and the intents are still not there
+    found = taken.live.judge(held, When(later, later)).found
+    assert {one.key for one in found if one.state == "unexpected"} >= ids
+    await world.commit()
+    await watch.look()
+    assert [watch.about(id_) for id_ in made] == [{}] * len(made)
+
+
 async def test_an_effect_that_commits_late_is_not_skipped(watch: Watch) -> None:
     world = watch.world
     late = await world.seed(ORDERS, apply=False)
