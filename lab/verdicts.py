@@ -33,7 +33,8 @@ def show(played: Played) -> None:
     for lesson in found:
         if lesson.kind != "kept":
             out.print(f"[{_LESSONS[lesson.kind]}]{escape(lesson.text)}[/]", soft_wrap=True)
-    if kept := dict.fromkeys(lesson.arm for lesson in found if lesson.kind == "kept"):
+    unkept = {row.arm for row in played.rows if row.verdict not in ("PASS", None)}  # on whichever hop
+    if kept := dict.fromkeys(lesson.arm for lesson in found if lesson.kind == "kept" and lesson.arm not in unkept):
         out.print(f"[green]as promised (✓): {', '.join(kept)}[/]", soft_wrap=True)
     out.print(f"[dim]by what each was put to the test: {escape(played.report)}[/]", soft_wrap=True)
 

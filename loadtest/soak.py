@@ -10,6 +10,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Final
 
 import msgspec
@@ -53,23 +54,32 @@ class Soak(msgspec.Struct, frozen=True):
     seconds: float
     pending: list[int]
     growths: list[Growth]
-    restarted: list[str]  # processes that were killed or died: what has just begun has not grown
+    died: list[str]  # processes that were killed or died: what has just begun has not grown
 
 
 def flaws(soak: Soak, totals: Snapshot) -> list[str]:
     """Why it does not hold; none where it does. What was not sent, or not looked at, has shown nothing."""
     found = []
-    if not totals.carried_out or totals.acknowledged < totals.planned:
+    if not totals.carried_out:
+        found.append("the load ended before its plan did")
+    if totals.acknowledged < totals.planned:
         found.append(f"{totals.acknowledged} of {totals.planned} were acknowledged")
-    if len(soak.pending) < SAMPLED * soak.seconds or not soak.growths:
+    if len(soak.pending) < SAMPLED * soak.seconds:
         found.append(f"{len(soak.pending)} looks in {soak.seconds:.0f} s are too few")
+    if not soak.growths:
+        found.append("no process was looked at")
     if (most := max(soak.pending, default=0)) >= PENDING_BOUND:
         found.append(f"{most} outbox rows waited (bound {PENDING_BOUND})")
-    if soak.restarted:
-        found.append(f"started again: {', '.join(soak.restarted)}")
+    if soak.died:
+        found.append(f"died, or was killed: {', '.join(soak.died)}")
     if grown := [g.process for g in soak.growths if not g.within_bound]:
         found.append(f"grew over the bound: {', '.join(grown)}")
     return found
+
+
+def has_died(lives: Sequence[int], sizes: Sequence[int]) -> bool:
+    """Whether a process was in another life than at first, or in none, at a look; each gives restarts and size."""
+    return len(set(lives)) > 1 or any(size and not after for size, after in pairwise(sizes))
 
 
 async def watch(home: Home, load: Load) -> Soak:
@@ -78,7 +88,7 @@ async def watch(home: Home, load: Load) -> Soak:
     databases = [await connect(server, kind.name, name="soak") for kind in KINDS]
     pending: list[int] = []
     sizes: defaultdict[str, list[int]] = defaultdict(list)
-    lives: defaultdict[str, set[int]] = defaultdict(set)
+    lives: defaultdict[str, list[int]] = defaultdict(list)
     began = time.monotonic()
     try:
         while load.poll() is None:
@@ -87,14 +97,15 @@ async def watch(home: Home, load: Load) -> Soak:
             pending.append(sum(counts))
             for process in (await asyncio.to_thread(status, home))["processes"]:
                 sizes[process["name"]].append(process["rss_bytes"])
-                lives[process["name"]].add(process["restarts"])
+                lives[process["name"]].append(process["restarts"])
             if len(pending) % 30 == 0:
                 tell(f"{time.monotonic() - began:5.0f} s  outbox {pending[-1]}, most {max(pending)}")
     finally:
         for database in databases:
             await database.close()
     growths = [growth(name, samples) for name, samples in sizes.items()]
-    return Soak(time.monotonic() - began, pending, growths, [name for name, seen in lives.items() if len(seen) > 1])
+    died = [name for name in sizes if has_died(lives[name], sizes[name])]
+    return Soak(time.monotonic() - began, pending, growths, died)
 
 
 def tell(text: str) -> None:

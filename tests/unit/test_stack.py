@@ -127,7 +127,7 @@ def test_a_full_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert any("make room" in text for text in checks.problems(Home(tmp_path, 30_000)))
 
 
-def test_a_cache_that_lacks_something_needs_room_and_a_whole_one_none(
+def test_a_cache_without_all_of_kafkas_jars_needs_room_and_one_with_them_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_CACHE", str(tmp_path / "cache"))

@@ -23,3 +23,20 @@ def test_the_verdict_is_first_then_the_table_damage_and_in_one_line_what_held(mo
     ]
     assert lines[9].startswith("by what each was put to the test: ")
     assert len(lines) == 10
+
+
+@pytest.mark.parametrize("verdict", ["FAIL", "INCONCLUSIVE"])
+def test_who_kept_one_promise_of_two_is_not_among_those_that_kept_them(
+    verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = Console(width=100, no_color=True)
+    monkeypatch.setattr(verdicts, "out", out)
+    lost = int(verdict == "FAIL")
+    rows = (
+        row("outbox", hop="accept", effect="intent"),
+        row("outbox", verdict, hop="publish", effect="publication", lost=lost),
+        row("at_least_once"),
+    )
+    with out.capture() as capture:
+        verdicts.show(played(*rows))
+    assert "as promised (✓): at_least_once\n" in capture.get()
