@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,18 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
-# Files whose tests share the session's lab: of the two workers of `make test` one runs all of these.
-OF_THE_LAB = (
-    "tests/e2e/",
-    "tests/telemetry/",
-    "tests/dashboards/test_data.py",
-    "tests/integration/test_bad_input.py",
-    "tests/integration/test_faults.py",
-    "tests/integration/test_more_arms.py",
-)
+# Files whose tests share a lab: of the workers of `make test` one runs all of these. The session's lab, and the one of
+# `tests/crash/conftest.py`.
+SHARING = {
+    "lab": (
+        "tests/e2e/",
+        "tests/telemetry/",
+        "tests/dashboards/test_data.py",
+        "tests/integration/test_bad_input.py",
+        "tests/integration/test_faults.py",
+    ),
+    "arms": ("tests/crash/test_matrix.py", "tests/crash/test_more_arms.py", "tests/crash/test_redrive.py"),
+}
 
 
 BLOCK, REGION = 200, 1_800
@@ -58,15 +62,20 @@ SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8", "LAB_RELAY_IDLE_POLL_MS": "20"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What uses the lab first: it is the longest piece that cannot be divided."""
-    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_LAB))
+    """What shares a lab first: these are the longest pieces that cannot be divided."""
+    items.sort(key=lambda item: [*SHARING, _piece(item.nodeid)].index(_piece(item.nodeid)))
+
+
+def _piece(nodeid: str) -> str:
+    """What stays together: the tests of one file, and all tests of a shared lab."""
+    return next((lab for lab, files in SHARING.items() if nodeid.startswith(files)), nodeid.partition("::")[0])
 
 
 class ByLabAndFile(LoadScopeScheduling):
-    """Tests of one file stay together, and so do all tests of the session's lab."""
+    """Pieces go to the workers as they are."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "lab" if nodeid.startswith(OF_THE_LAB) else nodeid.partition("::")[0]
+        return _piece(nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLabAndFile:
@@ -255,14 +264,21 @@ def swept(lab: Lab) -> Iterator[None]:
     lab.sweep()
 
 
-@pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The second stack of a session: every part, with faults allowed. Tests that kill and freeze share it."""
-    started = Lab(free_home(tmp_path_factory.mktemp("lab")))
-    started.cli("up", "--faults", timeout_s=400)  # more than it takes to give up
+@contextmanager
+def running(home: Home, *words: str) -> Iterator[Lab]:
+    """A lab that is up with faults, by `lab up --faults WORDS`; nothing is left of it."""
+    started = Lab(home)
+    started.cli("up", "--faults", *words, timeout_s=400)  # more than it takes to give up
     try:
         yield started
     finally:
         started.cli("down")
-    assert not belonging_to(started.home)
-    assert [port for port in ports(started.home) if not _free(port)] == []
+    assert not belonging_to(home)
+    assert [port for port in ports(home) if not _free(port)] == []
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """The second stack of a session: every part, with faults allowed. Tests that kill and freeze share it."""
+    with running(free_home(tmp_path_factory.mktemp("lab"))) as started:
+        yield started

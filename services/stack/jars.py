@@ -12,7 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +24,12 @@ LOCK: Final = Path(__file__).with_name("jars.lock")
 KAFKA: Final = "org.apache.kafka:kafka_2.13:4.3.1"
 # Kafka's own slf4j is 1.7: without this binding it logs nothing. Resolved alone: beside Kafka it drags in old clients.
 LOG_BINDING: Final = "org.apache.logging.log4j:log4j-slf4j-impl:2.25.4"
+
+Progress = Callable[[int, int], None]  # called with what is done and the total
+
+
+def _untold(done: int, total: int) -> None:
+    """Of a download that is over at once."""
 
 
 class Jar(msgspec.Struct, frozen=True):
@@ -85,7 +91,7 @@ def missing(folder: Path) -> list[Jar]:
     return [jar for jar in locked() if not (folder / jar.file_name).exists()]
 
 
-def install(progress: Callable[[int, int], None]) -> None:
+def install(progress: Progress) -> None:
     """Bring every jar into the cache, checked. Interrupted, it goes on with the jar at which it stopped.
 
     `progress(done, total)` is called after each jar. The caller holds `cache_lock`.
@@ -98,30 +104,31 @@ def install(progress: Callable[[int, int], None]) -> None:
     total = len(locked())
     workers = ThreadPoolExecutor(4)
     try:
-        for number, _ in enumerate(workers.map(lambda jar: _fetch(jar, downloads, folder), todo), 1):
+        for number, _ in enumerate(workers.map(lambda jar: _fetch(jar, downloads, folder, _untold), todo), 1):
             progress(total - len(todo) + number, total)
     finally:
         workers.shutdown(cancel_futures=True)  # interrupted or offline: only what is under way is waited for
         shutil.rmtree(downloads, ignore_errors=True)
 
 
-def install_one(jar: Jar, folder: Path) -> Path:
+def install_one(jar: Jar, folder: Path, progress: Progress = _untold) -> Path:
     """Bring one jar into a folder of its own in the cache, checked. The caller holds `cache_lock`.
 
-    Raises StackError when offline or when the checksum is wrong.
+    `progress(done, total)`, in bytes, is called after each quarter. Raises StackError when offline or when the checksum
+    is wrong.
     """
     downloads = cache_dir() / "maven"
     folder.mkdir(exist_ok=True)
     shutil.rmtree(downloads, ignore_errors=True)
     try:
-        _fetch(jar, downloads, folder)
+        _fetch(jar, downloads, folder, progress)
     finally:
         shutil.rmtree(downloads, ignore_errors=True)
     return folder / jar.file_name
 
 
-def _fetch(jar: Jar, downloads: Path, folder: Path) -> None:
-    source = _download(jar, downloads)
+def _fetch(jar: Jar, downloads: Path, folder: Path, progress: Progress) -> None:
+    source = _download(jar, downloads, progress)
     found = hashlib.sha256(source.read_bytes()).hexdigest()
     if found != jar.sha256:
         raise StackError(
@@ -131,12 +138,13 @@ def _fetch(jar: Jar, downloads: Path, folder: Path) -> None:
     source.rename(folder / jar.file_name)
 
 
-def _download(jar: Jar, downloads: Path) -> Path:
+def _download(jar: Jar, downloads: Path, progress: Progress) -> Path:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of a folder that jgo's own command line would use
-        from jgo.maven import MavenContext  # noqa: PLC0415  # a second's import, needed once a machine
+        from jgo.maven import MavenContext, PythonResolver  # noqa: PLC0415  # a second's import, needed once a machine
     try:
-        context = MavenContext(repo_cache=downloads, timeout=60)
+        resolver = PythonResolver(progress_callback=lambda _, total: nullcontext(_by_quarters(total, progress)))
+        context = MavenContext(resolver, repo_cache=downloads, timeout=60)
         project = context.project(jar.group, jar.artifact)
         return Path(project.at_version(jar.version).artifact(classifier=jar.classifier).resolve())
     except Exception as error:
@@ -146,6 +154,19 @@ def _download(jar: Jar, downloads: Path) -> Path:
             f"could not download {jar.group}:{jar.artifact}:{jar.version} ({type(error).__name__}): "
             "connect to the network and run the command again: what has come whole is kept"
         ) from error
+
+
+def _by_quarters(total: int, progress: Progress) -> Callable[[int], None]:
+    """What is called with the size of each piece as it comes."""
+    done = 0
+
+    def came(size: int) -> None:
+        nonlocal done
+        quarters, done = 4 * done // total, done + size
+        if 4 * done // total > quarters:
+            progress(done, total)
+
+    return came
 
 
 def _is_full(error: BaseException | None) -> bool:

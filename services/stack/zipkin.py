@@ -6,7 +6,7 @@ It keeps no links and no types; the lab's own span files do (`lab trace`). What 
 from pathlib import Path
 from typing import Final
 
-from services.stack.jars import Jar, cache_dir, install_one
+from services.stack.jars import Jar, Progress, cache_dir, install_one
 from services.stack.kafka import java
 
 # `slim`: without storages that need a server. Its memory is bounded by spans, 100,000 of the demo's are 17 minutes.
@@ -27,9 +27,9 @@ def find() -> Path | None:
     return file if file.exists() else None
 
 
-def install() -> Path:
-    """Download the jar (86 MB). The caller holds `jars.cache_lock`. Raises StackError."""
-    return install_one(JAR, _folder())
+def install(progress: Progress) -> Path:
+    """Download the jar (86 MB), `progress` in bytes. The caller holds `jars.cache_lock`. Raises StackError."""
+    return install_one(JAR, _folder(), progress)
 
 
 def _folder() -> Path:

@@ -26,7 +26,7 @@ from services.stack import client
 from services.stack.parts import PARTS
 from services.stack.postgres import command
 from services.stack.provision import provision
-from tests.conftest import Infra, Lab, free_home
+from tests.conftest import Infra, Lab, free_home, running
 from tests.waiting import until
 
 BROKEN = 0  # what a request finds whose process died
@@ -45,12 +45,8 @@ pytestmark = pytest.mark.timeout(900)  # the lab starts here, and its servers co
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    started = Lab(free_home(tmp_path_factory.mktemp("publishers")))
-    started.cli("up", "--faults", "--only", ",".join(OTHERS), timeout_s=400)  # more than it takes to give up
-    try:
+    with running(free_home(tmp_path_factory.mktemp("publishers")), "--only", ",".join(OTHERS)) as started:
         yield started
-    finally:
-        started.cli("down")
 
 
 class Place:

@@ -319,7 +319,7 @@ def test_who_follows_a_log_sees_what_comes_also_after_it_was_emptied(tmp_path: P
 def test_a_jar_that_is_not_what_the_lock_wants_is_named_and_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def download(jar: jars.Jar, downloads: Path) -> Path:
+    def download(jar: jars.Jar, downloads: Path, progress: jars.Progress) -> Path:
         downloads.mkdir(exist_ok=True)
         (downloads / jar.file_name).write_text("something else")
         return downloads / jar.file_name
@@ -337,7 +337,7 @@ def test_a_jar_that_is_not_what_the_lock_wants_is_named_and_not_kept(
 def test_an_interrupted_download_goes_on_with_what_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
 
-    def download(jar: jars.Jar, downloads: Path) -> Path:
+    def download(jar: jars.Jar, downloads: Path, progress: jars.Progress) -> Path:
         if len(asked) == 3:
             raise StackError("offline")
         asked.append(jar.artifact)
@@ -361,6 +361,14 @@ def test_an_interrupted_download_goes_on_with_what_is_missing(tmp_path: Path, mo
     assert progress == [(4, 5), (5, 5)]
     assert not (tmp_path / "maven").exists()
     assert jars.missing(tmp_path / "jars") == []
+
+
+def test_a_large_download_says_how_far_it_is() -> None:
+    told: list[tuple[int, int]] = []
+    came = jars._by_quarters(100, lambda done, total: told.append((done, total)))
+    for size in (1, 23, 1, 10, 40, 24, 1):
+        came(size)
+    assert told == [(25, 100), (75, 100), (100, 100)]
 
 
 def test_two_labs_do_not_download_into_one_cache_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
