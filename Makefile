@@ -44,7 +44,7 @@ crash: setup ## every failpoint x every process killed, drained, audited (half a
 	@$(BIN)/python -m loadtest.crash
 
 test: check ## the whole suite, on real parts that it starts itself
-	$(BIN)/python -m pytest -n 3 --no-loadscope-reorder
+	$(BIN)/python -m pytest -n 2 --no-loadscope-reorder
 
 check: $(VENV)/.dev ## ruff, mypy (strict), import contracts
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -38,18 +38,15 @@ class Infra(msgspec.Struct, frozen=True):
     kafka: str
 
 
-# Files whose tests share a lab: of the workers of `make test` one runs all of these. The session's lab, and the one of
-# `tests/crash/conftest.py`.
-SHARING = {
-    "lab": (
-        "tests/e2e/",
-        "tests/telemetry/",
-        "tests/dashboards/test_data.py",
-        "tests/integration/test_bad_input.py",
-        "tests/integration/test_faults.py",
-    ),
-    "arms": ("tests/crash/test_matrix.py", "tests/crash/test_more_arms.py", "tests/crash/test_redrive.py"),
-}
+# Files whose tests share the session's lab: of the two workers of `make test` one runs all of these.
+OF_THE_LAB = (
+    "tests/e2e/",
+    "tests/telemetry/",
+    "tests/dashboards/test_data.py",
+    "tests/integration/test_bad_input.py",
+    "tests/integration/test_faults.py",
+    "tests/integration/test_more_arms.py",
+)
 
 
 BLOCK, REGION = 200, 1_800
@@ -58,24 +55,19 @@ REGIONS = range(21_200, 30_400, REGION)  # above 32768 outgoing connections take
 
 # Of the session's lab: a machine that stands still for a moment is no provider that does not answer (time-outs are
 # tested in labs of their own), and a relay that polls less often leaves more of it to the tests.
-SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8", "LAB_RELAY_IDLE_POLL_MS": "20"}
+SETTINGS = {"LAB_PROVIDER_TIMEOUT_S": "8", "LAB_RELAY_IDLE_POLL_MS": "100"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What shares a lab first: these are the longest pieces that cannot be divided."""
-    items.sort(key=lambda item: [*SHARING, _piece(item.nodeid)].index(_piece(item.nodeid)))
-
-
-def _piece(nodeid: str) -> str:
-    """What stays together: the tests of one file, and all tests of a shared lab."""
-    return next((lab for lab, files in SHARING.items() if nodeid.startswith(files)), nodeid.partition("::")[0])
+    """What uses the lab first: it is the longest piece that cannot be divided."""
+    items.sort(key=lambda item: not item.nodeid.startswith(OF_THE_LAB))
 
 
 class ByLabAndFile(LoadScopeScheduling):
-    """Pieces go to the workers as they are."""
+    """Tests of one file stay together, and so do all tests of the session's lab."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return _piece(nodeid)
+        return "lab" if nodeid.startswith(OF_THE_LAB) else nodeid.partition("::")[0]
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLabAndFile:
@@ -277,8 +269,18 @@ def running(home: Home, *words: str) -> Iterator[Lab]:
     assert [port for port in ports(home) if not _free(port)] == []
 
 
+_session = ExitStack()
+
+
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """The second stack of a session: every part, with faults allowed. Tests that kill and freeze share it."""
-    with running(free_home(tmp_path_factory.mktemp("lab"))) as started:
-        yield started
+    with _session:
+        yield _session.enter_context(running(free_home(tmp_path_factory.mktemp("lab"))))
+
+
+@pytest.hookimpl(trylast=True)  # when the test's own fixtures are gone
+def pytest_runtest_teardown(nextitem: pytest.Item | None) -> None:
+    """The lab ends with the last of its tests: up to the session's end it would take processors from all others."""
+    if nextitem is None or not nextitem.nodeid.startswith(OF_THE_LAB):
+        _session.close()

@@ -122,7 +122,7 @@ async def test_five_kills_of_the_broker_and_five_of_the_database_lose_nothing_an
     async with load(source):
         for number in range(KILLS):
             await progressed(source)
-            if number % 2:
+            if number:
                 await asyncio.gather(killed_and_back(lab, "kafka"), killed_and_back(lab, "postgres"))
             else:
                 await killed_and_back(lab, "kafka")

@@ -215,10 +215,10 @@ def put_order(home: Home) -> None:
 
 
 def test_processes_are_struck_at_once_or_not_at_all(armed: Lab, faults: Callable[[], list[Fault]]) -> None:
-    names = ("relay#0", "kafka", "postgres")
+    names = ("relay#0", "provider", "postgres")
     before = armed.status()
-    armed.cli("kill", "relay#0", "nobody", "kafka", exits=2)
-    armed.cli("kill", "relay#0", "kafka", "relay#7", exits=1)
+    armed.cli("kill", "relay#0", "nobody", "provider", exits=2)
+    armed.cli("kill", "relay#0", "provider", "relay#7", exits=1)
     assert {name: armed.status()[name]["pid"] for name in names} == {name: before[name]["pid"] for name in names}
     assert faults() == []
 

@@ -50,7 +50,7 @@ SHOWN_BY = {
     "dedup.window": (HERE, "test_the_dedup_window_moves_on"),
     "dead_letter": (HERE, "test_a_message_that_is_refused_is_told_of_by_every_arm_in_its_way"),
     "effect.dropped": (HERE, "test_a_message_that_is_refused_is_told_of_by_every_arm_in_its_way"),
-    "transaction.fenced": ("crash/test_more_arms.py", "transaction.fenced"),
+    "transaction.fenced": ("integration/test_more_arms.py", "transaction.fenced"),
     "transaction.aborted": (HERE, "test_a_transaction_that_is_given_up_rewinds"),
     "message.deferred": (HERE, "test_a_message_that_failed_is_told_of_with_its_attempt_and_tier"),
     "call.retried": (HERE, "test_an_outage_of_the_database_is_told_of"),

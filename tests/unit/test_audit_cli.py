@@ -9,7 +9,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from lab import audit as command
-from lab.main import app
+from lab.main import application
 from services.auditor.audit import Unreachable
 from services.domain.arms import ConsumerArm, PublisherArm
 from services.domain.audit import COUNTS, AuditDocument, AuditRow, Evidence
@@ -93,7 +93,7 @@ def test_the_exit_code_says_whether_the_law_closes_whatever_was_lost(
         return answer
 
     monkeypatch.setattr(command, "carry_out", audited)
-    result = CliRunner().invoke(app, ["audit", "--json"])
+    result = CliRunner().invoke(application(), ["audit", "--json"])
     assert result.exit_code == code
     told = msgspec.json.decode(result.stdout)
     assert (told["closes"], told["rows"][0]["lost"], told["evidence"][0]["message_id"]) == (closes, 3, "0192-id")
@@ -104,14 +104,14 @@ def test_a_store_that_is_away_is_exit_code_3_with_a_sentence(monkeypatch: pytest
         raise Unreachable("Kafka cannot be read: no answer")
 
     monkeypatch.setattr(command, "carry_out", away)
-    result = CliRunner().invoke(app, ["audit"])
+    result = CliRunner().invoke(application(), ["audit"])
     assert (result.exit_code, result.stdout) == (3, "")
     assert "Kafka cannot be read" in result.stderr
 
 
 def test_a_lab_that_is_not_up_is_exit_code_3(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
-    result = CliRunner().invoke(app, ["audit", "--json"])
+    result = CliRunner().invoke(application(), ["audit", "--json"])
     assert (result.exit_code, result.stdout) == (3, "")
     assert "lab up" in result.stderr
 
@@ -127,6 +127,6 @@ def up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 
 
 def test_explain_asks_for_a_message_id() -> None:
-    answer = CliRunner().invoke(app, ["explain", "nonsense"])
+    answer = CliRunner().invoke(application(), ["explain", "nonsense"])
     assert answer.exit_code == 2
     assert "is no message id" in answer.stderr

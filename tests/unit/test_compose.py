@@ -668,6 +668,7 @@ def test_what_an_image_leaves_out_no_process_in_a_container_imports() -> None:
     run = sorted(f"{module}.__main__" if (ROOT / module.replace(".", "/")).is_dir() else module for module in modules)
     nothing = dict.fromkeys(away)
     code = f"import importlib, sys; sys.modules.update({nothing!r}); list(map(importlib.import_module, {run!r}))"
+    code += "; sys.modules['lab.main'].application()"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -8,7 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lab import dlq
-from lab.main import app
+from lab.main import application
 from services.domain.messages import Coordinates
 from services.letters.letters import SQL, Name, UnknownLetter, parse_name
 from services.letters.parked import Parked
@@ -103,7 +103,7 @@ def test_what_is_wrong_is_named_with_exit_code_2(
     words: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
-    done = CliRunner().invoke(app, f"dlq {words}")
+    done = CliRunner().invoke(application(), f"dlq {words}")
     assert done.exit_code == 2
     assert named in done.output.replace("\n", " ")
 
@@ -125,6 +125,6 @@ def test_what_an_arm_remembers_is_the_running_labs_word_and_not_the_shells(
 
 def test_without_a_lab_it_says_how_to_start_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
-    done = CliRunner().invoke(app, "dlq list --json")
+    done = CliRunner().invoke(application(), "dlq list --json")
     assert done.exit_code == 3
     assert "lab up" in done.output

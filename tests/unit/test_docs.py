@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from lab import numbers, semantics
-from lab.main import app
+from lab.main import application
 from lab.reference import FILE, reference
 from loadtest.proof import proved
 from loadtest.scenario import names
@@ -47,6 +47,7 @@ def test_every_answer_names_a_scenario_that_there_is() -> None:
 
 
 def test_every_command_that_the_readme_names_exists() -> None:
+    app = application()
     known = {command.callback.__name__ for command in app.registered_commands if command.callback}
     known |= {group.name for group in app.registered_groups}
     readme = (ROOT / "README.md").read_text()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lab.main import app
+from lab.main import application
 from services.failpoints.names import FAILPOINTS
 from services.stack import client, control
 from services.stack.home import Home
@@ -118,6 +118,6 @@ def test_the_seed_of_the_faults_is_said_where_there_can_be_faults(
     listed = {"allowed": faults, "seed": 4711, "armed": [], "passes": []}
     monkeypatch.setattr(client, "failpoints", lambda _: listed)
     for words in ("up", "fault list"):
-        done = CliRunner().invoke(app, words)
+        done = CliRunner().invoke(application(), words)
         assert done.exit_code == 0, done.output
         assert ("seed 4711" in done.output) is faults

@@ -16,7 +16,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lab.grafana import Grafana, Target, Unavailable, boards, due
-from lab.main import app
+from lab.main import application
 from services.stack.home import Home
 from services.stack.nemesis import Fault
 from tests.integration.processes import free_port
@@ -115,7 +115,7 @@ def fake() -> Iterator[FakeGrafana]:
 
 
 def lab(*words: str) -> Any:
-    return CliRunner().invoke(app, ["dashboards", *words])
+    return CliRunner().invoke(application(), ["dashboards", *words])
 
 
 def test_pushed_boards_are_there_and_the_same(fake: FakeGrafana) -> None:

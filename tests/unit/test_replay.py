@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from lab.main import app
+from lab.main import application
 from services.replay import plan as plans
 from services.replay.plan import check_id, oldest
 from services.replay.window import (
@@ -157,6 +157,6 @@ def test_what_is_wrong_is_named_with_exit_code_2(
     words: str, named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAB_HOME", str(tmp_path))
-    done = CliRunner().invoke(app, f"replay {words}")
+    done = CliRunner().invoke(application(), f"replay {words}")
     assert done.exit_code == 2
     assert named in done.output.replace("\n", " ")
