@@ -175,7 +175,7 @@ class _Audit:
     async def _look(self, arm: PublisherArm) -> tuple[Outbox, Offsets]:
         """The outbox, then the topics to where they end by then."""
         outbox, limits = await self._begin_look(arm)
-        async for copy in self._copies({}, limits.ends):
+        async for copy in self._copies(limits.firsts, limits.ends):
             if copy.key is not copy.at or self._stores.run in (None, copy.run):
                 self._undecodable += copy.key is copy.at
                 self._bulk.take_record(copy)

@@ -62,7 +62,8 @@ class _InTopic:
 
     def _news(self) -> None:
         """The record of each output since the last look; what names none is known by its own place."""
-        starts, self._ends = self._ends, bounds(self._kafka, [self._topic], stable=True).ends
+        there = bounds(self._kafka, [self._topic], stable=True)
+        starts, self._ends = self._ends or there.firsts, there.ends
         for record in records_between(self._kafka, starts, self._ends, stable=True):
             if self._run in (None, dict(record.headers).get(RUN_HEADER, b"").decode(errors="replace")):
                 self._bulk.take_output(origin_of(record.headers) or record.at)

@@ -51,6 +51,7 @@ def producer_settings(bootstrap: str, client_id: str) -> dict[str, Any]:
         "linger.ms": 2,
         "batch.size": 262_144,
         "message.timeout.ms": 0,
+        "topic.metadata.propagation.max.ms": 5_000,  # a topic that is gone is said after so long, and not after 30 s
         "queue.buffering.max.messages": 20_000,
         "queue.buffering.max.kbytes": 131_072,
         "reconnect.backoff.max.ms": 1_000,

@@ -6,7 +6,6 @@ A part that does not answer counts as something that waits: nothing is known of 
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import msgspec
@@ -117,17 +116,12 @@ def _groups(kafka: str, arms: Arms) -> Iterator[Waiting]:
     try:
         # the ends first: what is appended between the two reads is for the next look
         ends = bounds(kafka, [topic.name for topic in MAIN_TOPICS])
-        with ThreadPoolExecutor() as at_once:  # each asks by clients of its own, most of whose time is their start
-            for found in at_once.map(lambda arm: list(_behind(kafka, arm, ends)), arms.consumers):
-                yield from found
+        for arm in arms.consumers:
+            yield from behind(f"arm.{arm.name}", ends, committed(kafka, arm.group))
+        for arm in arms.consumers:
+            yield from _sent_on(kafka, arm)
     except KafkaException as error:
         yield Waiting("kafka", why=error.args[0].str())
-
-
-def _behind(kafka: str, arm: ConsumerArm, ends: Bounds) -> Iterator[Waiting]:
-    """What the arm has not passed, and then what it has sent on."""
-    yield from behind(f"arm.{arm.name}", ends, committed(kafka, arm.group))
-    yield from _sent_on(kafka, arm)
 
 
 def _sent_on(kafka: str, arm: ConsumerArm) -> Iterator[Waiting]:

@@ -42,7 +42,7 @@ teaches = "A green run without a fault proves nothing."
 drain_s = 300
 dead_letter_causes = ["attempts"]
 [load]
-phases = [{ rate = 20, duration_s = 20 }]
+phases = [{ rate = 20, duration_s = 8 }]
 effects_share = 1.0
 """
 RELAY = '[[faults]]\ndo = "arm"\nat_s = 5\nfailpoint = "publish.after_produce_before_delete"\naction = "kill count=1"\n'

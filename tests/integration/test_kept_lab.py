@@ -92,7 +92,7 @@ def test_a_failpoints_kill_through_the_keeper_doubles_where_nothing_dedups_and_t
     before = lab.process("arm.at_least_once#0")["restarts"]
     for arm in ("at_least_once", "effectively_once"):
         assert lab.cli("fault", "arm", GAP, "kill", "count=1", f"arm={arm}").returncode == 0
-    load = answer(lab, "load", "--rate", "20", "--duration", "15s", "--seed", "7", "--run", RUN)
+    load = answer(lab, "load", "--rate", "20", "--duration", "8s", "--seed", "7", "--run", RUN)
     assert load["acknowledged"] > 100
     for arm in ("at_least_once", "effectively_once"):
         lab.until(f"arm.{arm}#0", ready=True)
