@@ -191,7 +191,7 @@ def _link_kafka(say: Say) -> None:
 def _install_zipkin(say: Say) -> None:
     say("downloading Zipkin (86 MB, once)")
     try:
-        zipkin.install(lambda done, total: say(f"  {done >> 20} of {total >> 20} MB"))
+        zipkin.install(lambda done, total: say(f"  {done // 10**6} of {total // 10**6} MB"))
     except StackError as error:  # the lab goes on without its page
         say(f"{error}\n{zipkin.HOW_TO}")
 
